@@ -1,0 +1,116 @@
+"""tvmopt: a plugin-based model-compression compiler frontend over Apache TVM.
+
+Everything that a plugin author or a user of the Python API imports stands here.
+"""
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from tvmopt.backend import Backend, Capabilities, Device
+from tvmopt.errors import (
+    GateError,
+    InputError,
+    MissingPackageError,
+    ModelError,
+    PackageError,
+    TvmoptError,
+    UsageError,
+)
+from tvmopt.hookspecs import hookimpl
+from tvmopt.model import CompileRequest, ModelSource, TensorSpec
+from tvmopt.passes import DEFAULT_PASSES, CompileContext, Pass, Stage
+from tvmopt.report import Layer, PassRecord, Remark, Report
+
+if TYPE_CHECKING:
+    from tvmopt.compiler.package import Package
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DEFAULT_PASSES",
+    "Backend",
+    "Capabilities",
+    "CompileContext",
+    "CompileRequest",
+    "Device",
+    "GateError",
+    "InputError",
+    "Layer",
+    "MissingPackageError",
+    "ModelError",
+    "ModelSource",
+    "PackageError",
+    "Pass",
+    "PassRecord",
+    "Remark",
+    "Report",
+    "Stage",
+    "TensorSpec",
+    "TvmoptError",
+    "UsageError",
+    "compile",
+    "hookimpl",
+    "load",
+]
+
+
+def compile(  # noqa: A001 - the API's name, as in `torch.compile`
+    model: str | PathLike[str],
+    *,
+    target: str = "x86",
+    output: str | PathLike[str] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    dims: Mapping[str, int] | None = None,
+    passes: Mapping[str, Mapping[str, str]] | None = None,
+    disabled_passes: frozenset[str] = frozenset(),
+    dump_dir: str | PathLike[str] | None = None,
+    verify: bool = True,
+) -> "Package":
+    """Compiles an ONNX model for a target and verifies the result against the original.
+
+    Args:
+        model: the ONNX file.
+        target: a backend or device with options, such as `x86` or `x86-avx2,num-cores=2`.
+        output: the `.tvmpkg` to write; by default a temporary file that lives as long as the
+            returned package.
+        input_shapes: full shapes for inputs with open dimensions.
+        dims: sizes for symbolic dimensions, by name.
+        passes: options of passes; also adds passes that do not run by default.
+        disabled_passes: passes that shall not run.
+        dump_dir: writes the IR after each pass there.
+        verify: compares with the original model before the package is written.
+
+    Raises:
+        ModelError: the file cannot be read or not be compiled correctly.
+        UsageError: an unknown target, pass or option.
+        GateError: the compiled model departs from the original.
+    """
+    from pathlib import Path
+
+    from tvmopt.compiler.pipeline import compile_model
+    from tvmopt.plugins import Plugins
+
+    plugins = Plugins.load()
+    source = ModelSource(Path(model), dict(input_shapes or {}), dict(dims or {}))
+    request = CompileRequest(
+        source,
+        plugins.backend(target),
+        dict(passes or {}),
+        disabled_passes,
+        Path(dump_dir) if dump_dir else None,
+    )
+    return compile_model(request, plugins, Path(output) if output else None, verify=verify)
+
+
+def load(path: str | PathLike[str]) -> "Package":
+    """Opens a `.tvmpkg`, checks it, and makes it ready to run on this machine.
+
+    Raises:
+        PackageError: damaged, made by a newer tvmopt or another TVM, or for another CPU.
+    """
+    from pathlib import Path
+
+    from tvmopt.compiler.package import Package
+
+    return Package.load(Path(path))

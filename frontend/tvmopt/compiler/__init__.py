@@ -1,0 +1,1 @@
+"""The part of the core that imports tvm: ONNX in, a package out."""

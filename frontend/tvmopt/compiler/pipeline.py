@@ -1,0 +1,99 @@
+"""One compilation, top to bottom: import, passes, build, verify, package."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tvm
+
+from tvmopt.compiler.build import build
+from tvmopt.compiler.importer import import_model
+from tvmopt.compiler.package import Package, PackageDraft
+from tvmopt.compiler.verify import verify_draft
+from tvmopt.model import CompileRequest
+from tvmopt.passes import CompileContext, Pass
+from tvmopt.plugins import Plugins
+from tvmopt.report import PassRecord, Remark
+
+Progress = Callable[[str], None]
+"""Is told the name of each step as it begins."""
+
+
+def compile_model(
+    request: CompileRequest,
+    plugins: Plugins,
+    output: Path | None = None,
+    *,
+    verify: bool = True,
+    progress: Progress = lambda _step: None,
+) -> Package:
+    """Compiles `request.source` and writes the package to `output`.
+
+    Nothing is written to `output` before the package is complete and verified.
+
+    Raises:
+        TvmoptError: see `tvmopt.compile`.
+    """
+    ctx = CompileContext(request, request.backend.target())
+    report = ctx.report
+    passes = line_up(request, plugins, ctx)
+
+    progress("import")
+    with _clock(ctx, "import"):
+        imported = import_model(request.source)
+    report.remarks.extend(imported.remarks)
+    mod = imported.module
+    _dump(request, 0, "import", mod)
+    with _clock(ctx, "passes"):
+        for index, one in enumerate(passes, start=1):
+            progress(one.name)
+            mod = run_pass(one, mod, ctx, plugins.origins.get(type(one), ""))
+            _dump(request, index, one.name, mod)
+
+    progress("build")
+    with _clock(ctx, "build"):
+        built = build(mod, ctx.target)
+    with PackageDraft(built, imported, request, report) as draft:
+        if verify:
+            progress("verify")
+            with _clock(ctx, "verify"):
+                verify_draft(draft, imported, report)
+        progress("package")
+        package = draft.publish(output)
+    plugins.compile_finished(request, report)
+    return package
+
+
+def line_up(request: CompileRequest, plugins: Plugins, ctx: CompileContext) -> list[Pass]:
+    """The passes of this compilation in order, with what plugins changed in the report."""
+    passes = plugins.line_up(request)
+    for plugin, change in plugins.modify_passes(passes, request):
+        ctx.report.remarks.append(Remark("analysis", f"plugin {plugin}", "", change))
+    return passes
+
+
+def run_pass(one: Pass, mod: tvm.IRModule, ctx: CompileContext, origin: str) -> tvm.IRModule:
+    """Runs one pass and records how long it took and whether it changed anything."""
+    start = time.perf_counter()
+    with ctx.target:
+        after = one.run(mod, ctx)
+    seconds = time.perf_counter() - start
+    changed = not after.same_as(mod)
+    ctx.report.passes.append(PassRecord(one.name, one.stage.name, origin, seconds, changed))
+    return after
+
+
+@contextmanager
+def _clock(ctx: CompileContext, phase: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    ctx.report.seconds[phase] = time.perf_counter() - start
+
+
+def _dump(request: CompileRequest, index: int, name: str, mod: tvm.IRModule) -> None:
+    if request.dump_dir is None:
+        return
+    request.dump_dir.mkdir(parents=True, exist_ok=True)
+    path = request.dump_dir / f"{index:02d}_{name}.py"
+    path.write_text(mod.script(show_meta=False), encoding="utf-8")

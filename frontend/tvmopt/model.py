@@ -1,0 +1,56 @@
+"""What the user asks for: the model, and how to compile it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tvmopt.backend import Backend
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a model.
+
+    `shape` is fully static; `dtype` is a NumPy name such as `float32` or `int64`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """An ONNX file and what the user said of its open dimensions.
+
+    Attributes:
+        path: the ONNX file.
+        input_shapes: full shapes by input name; every dimension given.
+        dims: sizes of symbolic dimensions by their name (`dim_param`) in the file.
+    """
+
+    path: Path
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    dims: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """All that decides what one compilation produces.
+
+    Attributes:
+        source: the model.
+        backend: the hardware, already configured (`x86`, `x86-avx2`, ...).
+        options: pass options as the user wrote them, by pass name; naming a pass that does not
+            run by default adds it to its stage.
+        disabled: names of passes that shall not run.
+        dump_dir: where the IR after each pass is written; None for nowhere.
+    """
+
+    source: ModelSource
+    backend: "Backend"
+    options: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+    disabled: frozenset[str] = frozenset()
+    dump_dir: Path | None = None

@@ -1,0 +1,120 @@
+"""What a pass is: a frozen dataclass whose fields are its options and whose `run` rewrites a module."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tvmopt.errors import UsageError, unknown_name
+from tvmopt.report import Remark, Report
+
+if TYPE_CHECKING:
+    import tvm
+    from typing_extensions import Self
+
+    from tvmopt.model import CompileRequest
+
+
+class Stage(IntEnum):
+    """When a pass runs. Stages run in this order; inside one, in the order of the line-up."""
+
+    CANONICALIZE = 1  # Relax operators, as imported: fold, simplify, recognize
+    PRUNE = 2
+    QUANTIZE = 3
+    LAYOUT = 4  # blocked layouts and packed weights
+    LEGALIZE = 5  # every operator becomes a call of a PrimFunc
+    FUSE = 6  # several PrimFuncs become one kernel
+    SCHEDULE = 7  # every kernel gets its loops
+
+
+DEFAULT_PASSES = (
+    "canonicalize",
+    "fold-batch-norm",
+    "recognize-patterns",
+    "merge-parallel-matmuls",
+    "layout",
+    "pack-matmul",
+    "legalize",
+    "fuse",
+    "schedule",
+)
+"""The passes that every compilation runs unless it is told otherwise, in this order."""
+
+
+@dataclass
+class CompileContext:
+    """What a pass may look at and write to besides the module.
+
+    Attributes:
+        request: what the user asked for; `request.backend` is the hardware.
+        target: the backend's TVM target.
+        report: where remarks and layers go.
+    """
+
+    request: "CompileRequest"
+    target: "tvm.target.Target"
+    report: Report = field(default_factory=Report)
+
+    def passed(self, source: "Pass", op: str, message: str) -> None:
+        """Records that `source` rewrote `op` (an ONNX node's name)."""
+        self.report.remarks.append(Remark("passed", source.name, op, message))
+
+    def missed(self, source: "Pass", op: str, why: str) -> None:
+        """Records that `source` saw its pattern at `op` and left it alone, and why."""
+        self.report.remarks.append(Remark("missed", source.name, op, why))
+
+    def found(self, source: "Pass", op: str, message: str) -> None:
+        """Records something that `source` found out and the user should know."""
+        self.report.remarks.append(Remark("analysis", source.name, op, message))
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """A rewrite of the whole module. Subclasses are frozen dataclasses; their fields are options.
+
+    The class must be importable without tvm: import what does the work inside `run`.
+    The variable that a Relax binding defines is called like the ONNX node it computes; a pass
+    keeps these names.
+    """
+
+    name: ClassVar[str]
+    stage: ClassVar[Stage]
+
+    @abstractmethod
+    def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
+        """Returns the rewritten module, or `mod` itself when nothing fired."""
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, str]) -> "Self":
+        """Builds the pass from options as they are written on the command line.
+
+        Raises:
+            UsageError: an option that the pass does not have, or a value of the wrong type.
+        """
+        types = {f.name: f.type for f in fields(cls)}
+        values: dict[str, Any] = {}
+        for key, text in options.items():
+            option = key.replace("-", "_")
+            if option not in types:
+                known = [name.replace("_", "-") for name in types]
+                raise unknown_name(f"option of pass '{cls.name}'", key, known)
+            values[option] = _parse_option(cls.name, key, types[option], text)
+        return cls(**values)
+
+
+def _parse_option(pass_name: str, key: str, kind: Any, text: str) -> Any:
+    kind_name = kind if isinstance(kind, str) else kind.__name__
+    try:
+        match kind_name:
+            case "bool":
+                return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+            case "int":
+                return int(text)
+            case "float":
+                return float(text)
+            case _:
+                return text
+    except (KeyError, ValueError) as error:
+        message = f"option '{key}' of pass '{pass_name}' wants {kind_name}, got '{text}'"
+        raise UsageError(message) from error

@@ -1,0 +1,87 @@
+"""What a compilation did, what it left alone and why, and which kernels came out.
+
+Plain data: it is printed, written as JSON into the package, and read back by `inspect` and `profile`.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+RemarkKind = Literal["passed", "missed", "analysis"]
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One thing that a pass did (`passed`), saw and left alone (`missed`), or found out (`analysis`).
+
+    `op` is the ONNX node's name, or empty when the remark is about the whole model.
+    """
+
+    kind: RemarkKind
+    pass_name: str
+    op: str
+    message: str
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """One run of one pass. `origin` names the plugin that brought the pass."""
+
+    name: str
+    stage: str
+    origin: str
+    seconds: float
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One kernel call of the compiled model, in the order of execution.
+
+    Attributes:
+        kernel: name of the PrimFunc in the library.
+        nodes: names of the ONNX nodes that it computes.
+        op: what it is, in the field's words: `conv2d+add+relu`.
+        schedule: name of the rule (or `record`) that scheduled it.
+        fallback: why no specific rule took it; empty when one did.
+        flops: floating-point operations of one call; 0 for pure data movement.
+        bytes_moved: size in bytes of all its inputs and outputs.
+        outputs: shapes of its outputs, as text such as `float32[1, 64, 56, 56]`.
+    """
+
+    kernel: str
+    nodes: tuple[str, ...]
+    op: str
+    schedule: str
+    fallback: str
+    flops: int
+    bytes_moved: int
+    outputs: tuple[str, ...]
+
+
+@dataclass
+class Report:
+    """The account of one compilation, filled while it runs."""
+
+    passes: list[PassRecord] = field(default_factory=list[PassRecord])
+    remarks: list[Remark] = field(default_factory=list[Remark])
+    layers: list[Layer] = field(default_factory=list[Layer])
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+    """Wall-clock seconds by phase: `import`, `build`, `package`, `verify`, ..."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON-serializable data; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Report":
+        """Rebuilds a report from `to_json`'s data."""
+        layers = [
+            Layer(**{**row, "nodes": tuple(row["nodes"]), "outputs": tuple(row["outputs"])})
+            for row in data["layers"]
+        ]
+        return cls(
+            [PassRecord(**row) for row in data["passes"]],
+            [Remark(**row) for row in data["remarks"]],
+            layers,
+            dict(data["seconds"]),
+        )

@@ -1,0 +1,114 @@
+"""The x86-64 backend: AVX2 and AVX-512 CPUs, this machine by default."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tvmopt import Backend, Capabilities, Device, UsageError, hookimpl
+from tvmopt_plugins.target_x86 import cpu_info
+
+if TYPE_CHECKING:
+    import tvm
+    from tvm.s_tir.dlight import ScheduleRule
+
+_BASE = ("sse4.2", "avx", "avx2", "fma", "f16c", "bmi2")
+_AVX512 = (*_BASE, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+_VNNI = (*_AVX512, "avx512vnni")
+
+
+class X86(Backend):
+    """x86-64 with AVX2 or AVX-512."""
+
+    name: ClassVar[str] = "x86"
+    description: ClassVar[str] = "x86-64 CPUs; without options, this machine"
+    devices: ClassVar[Sequence[Device]] = (
+        Device("x86-avx2", "any x86-64 CPU with AVX2 and FMA", {"mcpu": "x86-64-v3"}),
+        Device("x86-avx512", "CPUs with AVX-512 (F, BW, CD, DQ, VL)", {"mcpu": "x86-64-v4"}),
+        Device("x86-vnni", "CPUs with AVX-512 VNNI", {"mcpu": "cascadelake"}),
+    )
+    option_names: ClassVar[Mapping[str, str]] = {
+        "mcpu": "CPU name as LLVM knows it, such as znver4 or skylake-avx512",
+        "num-cores": "cores that kernels may spread over",
+    }
+
+    @property
+    def capabilities(self) -> Capabilities:
+        features = frozenset(self.isa())
+        wide = "avx512f" in features
+        l1_bytes, l2_bytes = cpu_info.cache_bytes() if self._is_native else (32 << 10, 1 << 20)
+        return Capabilities(
+            lanes=16 if wide else 8,
+            registers=32 if wide else 16,
+            cores=self._cores(),
+            l1_bytes=l1_bytes,
+            l2_bytes=l2_bytes,
+            features=features,
+        )
+
+    def target(self) -> "tvm.target.Target":
+        import tvm
+
+        from tvmopt_plugins.target_x86.llvm import cpu_name
+
+        mcpu = cpu_name(self.options.get("mcpu"))
+        return tvm.target.Target(
+            {
+                "kind": "llvm",
+                "mtriple": "x86_64-unknown-linux-gnu",
+                "mcpu": mcpu,
+                "mattr": [f"+{feature}" for feature in self.isa()] + ["-prefer-256-bit"],
+                "num-cores": self._cores(),
+            }
+        )
+
+    def legalizations(self) -> Mapping[str, Any]:
+        from tvmopt_schedules.cpu.legalize import legalizations
+
+        return legalizations(self._machine())
+
+    def schedule_rules(self) -> "Sequence[ScheduleRule]":
+        from tvmopt_schedules.x86.rules import rules
+
+        return rules(self._machine())
+
+    def isa(self) -> Sequence[str]:
+        if self._is_native:
+            present = cpu_info.features()
+            wanted = _VNNI if set(_VNNI) <= present else _AVX512
+            return tuple(f for f in wanted if f in present)
+        mcpu = self.options["mcpu"]
+        known = {"x86-64-v3": _BASE, "x86-64-v4": _AVX512, "cascadelake": _VNNI}
+        if mcpu in known:
+            return known[mcpu]
+        from tvmopt_plugins.target_x86.llvm import cpu_features
+
+        present = cpu_features(mcpu)
+        if not set(_BASE) <= present:
+            raise UsageError(
+                f"target '{self.device}': the CPU '{mcpu}' has no AVX2 and FMA",
+                "the x86 backend needs them; the oldest such CPU is haswell",
+            )
+        return tuple(f for f in _VNNI if f in present)
+
+    @property
+    def _is_native(self) -> bool:
+        return "mcpu" not in self.options
+
+    def _cores(self) -> int:
+        text = self.options.get("num-cores")
+        if text is None:
+            return cpu_info.physical_cores()
+        if not text.isdecimal() or int(text) == 0:
+            message = f"target '{self.device}': num-cores wants a positive number, got '{text}'"
+            raise UsageError(message)
+        return int(text)
+
+    def _machine(self) -> Any:
+        from tvmopt_schedules.cpu.machine import Machine
+
+        has = self.capabilities
+        return Machine(has.lanes, has.registers, has.cores, has.l1_bytes, has.l2_bytes)
+
+
+@hookimpl
+def tvmopt_register_backends() -> list[type[Backend]]:
+    return [X86]

@@ -1,0 +1,58 @@
+"""What this machine's CPU has, as the Linux kernel tells it."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+# The kernel's names where LLVM's differ.
+_LLVM_NAMES = {
+    "sse4_1": "sse4.1",
+    "sse4_2": "sse4.2",
+    "avx512_vnni": "avx512vnni",
+    "avx512_bf16": "avx512bf16",
+    "avx_vnni": "avxvnni",
+}
+
+
+@cache
+def features() -> frozenset[str]:
+    """CPU features in LLVM's names; empty where the kernel does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        if line.startswith("flags"):
+            flags = line.partition(":")[2].split()
+            return frozenset(_LLVM_NAMES.get(flag, flag) for flag in flags)
+    return frozenset()
+
+
+@cache
+def cache_bytes() -> tuple[int, int]:
+    """Sizes of the level-1 data cache and the level-2 cache in bytes; 32 KiB and 1 MiB if untold."""
+    sizes = {1: 32 << 10, 2: 1 << 20}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level = int((index / "level").read_text())
+            kind = (index / "type").read_text().strip()
+            size = (index / "size").read_text().strip()
+        except (OSError, ValueError):
+            continue
+        if kind != "Instruction" and level in sizes and size.endswith("K"):
+            sizes[level] = int(size[:-1]) << 10
+    return sizes[1], sizes[2]
+
+
+@cache
+def physical_cores() -> int:
+    """Physical cores that this process may use (hyper-threads counted once)."""
+    allowed = os.sched_getaffinity(0)
+    cores: set[str] = set()
+    for cpu in allowed:
+        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            cores.add(path.read_text().strip())
+        except OSError:
+            cores.add(str(cpu))
+    return len(cores)

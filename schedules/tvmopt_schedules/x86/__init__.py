@@ -1,0 +1,1 @@
+"""Schedule rules of the x86 backend."""
