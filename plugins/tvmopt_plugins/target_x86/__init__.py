@@ -47,15 +47,20 @@ class X86(Backend):
     def target(self) -> "tvm.target.Target":
         import tvm
 
-        from tvmopt_plugins.target_x86.llvm import cpu_name
+        from tvmopt_plugins.target_x86.llvm import TRIPLE, cpu_features, this_cpu
 
-        mcpu = cpu_name(self.options.get("mcpu"))
+        mcpu = self.options.get("mcpu") or this_cpu()
+        attributes = [f"+{feature}" for feature in self.isa()]
+        if self._is_native:
+            # A hypervisor may hide what the CPU model has: LLVM must not use it.
+            hidden = cpu_features(mcpu) - cpu_info.features()
+            attributes += sorted(f"-{f}" for f in hidden if f.startswith(("avx", "amx")))
         return tvm.target.Target(
             {
                 "kind": "llvm",
-                "mtriple": "x86_64-unknown-linux-gnu",
+                "mtriple": TRIPLE,
                 "mcpu": mcpu,
-                "mattr": [f"+{feature}" for feature in self.isa()] + ["-prefer-256-bit"],
+                "mattr": [*attributes, "-prefer-256-bit"],
                 "num-cores": self._cores(),
             }
         )

@@ -4,14 +4,14 @@ import os
 from functools import cache
 from pathlib import Path
 
-# The kernel's names where LLVM's differ.
-_LLVM_NAMES = {
-    "sse4_1": "sse4.1",
-    "sse4_2": "sse4.2",
-    "avx512_vnni": "avx512vnni",
-    "avx512_bf16": "avx512bf16",
-    "avx_vnni": "avxvnni",
-}
+# The kernel's names where LLVM's differ in more than an underscore.
+_LLVM_NAMES = {"sse4_1": "sse4.1", "sse4_2": "sse4.2", "avx_vnni": "avxvnni"}
+
+
+def _llvm_name(flag: str) -> str:
+    if flag.startswith("amx_"):
+        return flag.replace("_", "-")
+    return _LLVM_NAMES.get(flag, flag.replace("avx512_", "avx512"))
 
 
 @cache
@@ -24,7 +24,7 @@ def features() -> frozenset[str]:
     for line in text.splitlines():
         if line.startswith("flags"):
             flags = line.partition(":")[2].split()
-            return frozenset(_LLVM_NAMES.get(flag, flag) for flag in flags)
+            return frozenset(_llvm_name(flag) for flag in flags)
     return frozenset()
 
 
