@@ -1,8 +1,9 @@
 """Find plugins, load them one at a time, and turn names into classes."""
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ class PluginInfo:
     version: str
     backends: tuple[str, ...] = ()
     passes: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
     hooks: tuple[str, ...] = ()
     error: str = ""
 
@@ -84,18 +86,27 @@ class Plugins:
         else:
             described = (name, getattr(source, "__name__", type(source).__name__), "", "")
         try:
+            if self.manager.has_plugin(name):
+                taken = next(i.module for i in self.infos if i.name == name and not i.error)
+                message = f"the plugin name '{name}' is used by both {taken} and {described[1]}"
+                raise UsageError(message)
             plugin: Any = source.load() if isinstance(source, EntryPoint) else source
-            self.manager.register(plugin, name=name)
-        except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
-            self._reject(name, described, error)
+            if self.manager.is_registered(plugin):
+                other = self.manager.get_name(plugin)
+                raise UsageError(f"{described[1]} is already loaded as the plugin '{other}'")
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may fail in any way
+            self.infos.append(PluginInfo(*described, error=_reason(error)))
             return
         try:
+            self.manager.register(plugin, name=name)
             self.manager.check_pending()
-            backends = self._collect(plugin, "tvmopt_register_backends", Backend, self.backends)
-            passes = self._collect(plugin, "tvmopt_register_passes", Pass, self.passes)
-        except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
-            self.manager.unregister(plugin)
-            self._reject(name, described, error)
+            backends = self._collect(plugin, "tvmopt_register_backends", Backend)
+            passes = self._collect(plugin, "tvmopt_register_passes", Pass)
+            self._check_names(backends, passes)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may fail in any way
+            if self.manager.is_registered(plugin):
+                self.manager.unregister(plugin)
+            self.infos.append(PluginInfo(*described, error=_reason(error)))
             return
         for registered, names in ((backends, self.backends), (passes, self.passes)):
             for item in registered:
@@ -111,32 +122,44 @@ class Plugins:
             )
         )
 
-    def _collect(
-        self, plugin: object, hook: str, kind: type, taken: Mapping[str, type]
-    ) -> list[type[Any]]:
+    def _call_one(self, plugin: object, hook: str, **arguments: object) -> list[Any]:
         others = [p for p in self.manager.get_plugins() if p is not plugin]
-        caller = self.manager.subset_hook_caller(hook, remove_plugins=others)
-        found: list[type[Any]] = [item for result in caller() for item in result]
-        seen: dict[str, type] = dict(taken)
+        return self.manager.subset_hook_caller(hook, remove_plugins=others)(**arguments)
+
+    def _collect(self, plugin: object, hook: str, kind: type) -> list[type[Any]]:
+        found = [item for result in self._call_one(plugin, hook) for item in result]
         for item in found:
-            if not (isinstance(item, type) and issubclass(item, kind)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not (isinstance(item, type) and issubclass(item, kind)):
                 message = f"{hook} returned {item!r}, which is no subclass of {kind.__name__}"
                 raise UsageError(message)
-            if item.name in seen:
-                first, second = _path_of(seen[item.name]), _path_of(item)
-                message = f"the name '{item.name}' is used by both {first} and {second}"
-                raise UsageError(message)
-            seen[item.name] = item
+            missing = [a for a in _CLASS_ATTRIBUTES[kind] if not hasattr(item, a)]
+            missing += sorted(getattr(item, "__abstractmethods__", ()))
+            if missing:
+                raise UsageError(f"{_path_of(item)} does not define {', '.join(missing)}")
         return found
 
-    def _reject(
-        self, name: str, described: tuple[str, str, str, str], error: Exception
-    ) -> None:
-        reason = str(error).strip() or "no message"
-        if not isinstance(error, TvmoptError):
-            reason = f"{type(error).__name__}: {reason}"
-        self.infos = [info for info in self.infos if info.name != name]
-        self.infos.append(PluginInfo(*described, error=reason))
+    def _check_names(self, backends: list[type[Backend]], passes: list[type[Pass]]) -> None:
+        targets = self.target_names()
+        for backend in backends:
+            for name in dict.fromkeys((backend.name, *(d.name for d in backend.devices))):
+                _claim(targets, name, backend)
+        taken: dict[str, type] = dict(self.passes)
+        for one in passes:
+            _claim(taken, one.name, one)
+
+    def _drop(self, name: str, error: BaseException) -> None:
+        """Takes back all that a loaded plugin registered and records why."""
+        self.manager.unregister(name=name)
+        for names in (self.backends, self.passes):
+            for key in [key for key, item in names.items() if self.origins.get(item) == name]:
+                del names[key]
+        self.origins = {item: origin for item, origin in self.origins.items() if origin != name}
+        self.infos = [
+            PluginInfo(i.name, i.module, i.distribution, i.version, error=_reason(error))
+            if i.name == name and not i.error
+            else i
+            for i in self.infos
+        ]
 
     @property
     def bad(self) -> list[PluginInfo]:
@@ -161,7 +184,7 @@ class Plugins:
         name, *pairs = [part.strip() for part in spec.split(",")]
         names = self.target_names()
         if name not in names:
-            raise unknown_name("target", name, names)
+            raise self._unknown("target", name, names)
         options: dict[str, str] = {}
         for pair in pairs:
             key, equals, value = pair.partition("=")
@@ -181,45 +204,89 @@ class Plugins:
         """
         for name in [*request.options, *request.disabled]:
             if name not in self.passes:
-                raise unknown_name("pass", name, self.passes)
+                raise self._unknown("pass", name, self.passes)
         named = [*request.backend.passes()]
         named += [name for name in request.options if name not in named]
         chosen: list[Pass] = []
         for name in named:
             if name not in self.passes:
-                raise unknown_name("pass", name, self.passes)
+                raise self._unknown("pass", name, self.passes)
             if name not in request.disabled:
                 chosen.append(self.passes[name].from_options(request.options.get(name, {})))
         chosen.sort(key=lambda p: p.stage)
         return chosen
 
+    def _unknown(self, kind: str, name: str, known: Iterable[str]) -> UsageError:
+        error = unknown_name(kind, name, known)
+        if self.bad and not error.hint:
+            bad = ", ".join(info.name for info in self.bad)
+            error.hint = f"these plugins could not be loaded (`tvmopt plugins` says why): {bad}"
+        return error
+
     def modify_passes(self, passes: list[Pass], request: "CompileRequest") -> list[tuple[str, str]]:
-        """Lets each plugin change `passes` in place; returns `(plugin, what changed)` pairs."""
+        """Lets each plugin change `passes` in place; returns `(plugin, what it did)` pairs.
+
+        A plugin that fails, or leaves something that is no pass, changes nothing.
+        """
         changes: list[tuple[str, str]] = []
         for name, plugin in self.manager.list_name_plugin():
-            before = [p.name for p in passes]
-            others = [p for p in self.manager.get_plugins() if p is not plugin]
-            caller = self.manager.subset_hook_caller("tvmopt_modify_passes", remove_plugins=others)
-            caller(passes=passes, request=request)
-            after = [p.name for p in passes]
-            if after != before:
-                changes.append((name, f"changed the passes to {', '.join(after)}"))
+            before = list(passes)
+            try:
+                self._call_one(plugin, "tvmopt_modify_passes", passes=passes, request=request)
+                alien = [item for item in passes if not isinstance(item, Pass)]  # pyright: ignore[reportUnnecessaryIsInstance]
+                if alien:
+                    raise TypeError(f"{alien[0]!r} is no Pass")
+            except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
+                passes[:] = before
+                reason = f"tvmopt_modify_passes failed and was ignored: {_reason(error)}"
+                warnings.warn(f"plugin '{name}': {reason}", RuntimeWarning, stacklevel=2)
+                changes.append((name, reason))
+                continue
+            if passes != before:
+                line_up = ", ".join(p.name for p in passes)
+                changes.append((name, f"changed the passes to {line_up}"))
         return changes
 
     def register_commands(self, cli: "click.Group") -> None:
-        """Lets each plugin add subcommands; one that fails becomes a bad plugin."""
+        """Lets each plugin add subcommands; one that fails or takes a name in use becomes bad."""
+        import click
+
+        origin = {command: f"tvmopt's own '{name}'" for name, command in cli.commands.items()}
         for name, plugin in self.manager.list_name_plugin():
-            others = [p for p in self.manager.get_plugins() if p is not plugin]
-            hook = "tvmopt_register_commands"
+            own = click.Group()  # a plugin sees only its own, so that it adds all or nothing
             try:
-                self.manager.subset_hook_caller(hook, remove_plugins=others)(cli=cli)
-            except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
-                old = next(i for i in self.infos if i.name == name)
-                self._reject(name, (old.name, old.module, old.distribution, old.version), error)
+                self._call_one(plugin, "tvmopt_register_commands", cli=own)
+                for command in own.commands:
+                    if command in cli.commands:
+                        first = origin[cli.commands[command]]
+                        message = f"the command '{command}' is used by both {first} and '{name}'"
+                        raise UsageError(message)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may fail in any way
+                self._drop(name, error)
+                continue
+            for command_name, command in own.commands.items():
+                cli.add_command(command, command_name)
+                origin[command] = f"the plugin '{name}'"
+            self.infos = [
+                replace(i, commands=tuple(own.commands)) if i.name == name and not i.error else i
+                for i in self.infos
+            ]
 
     def compile_finished(self, request: "CompileRequest", report: "Report") -> None:
-        """Tells every plugin that a compilation is done."""
-        self.manager.hook.tvmopt_compile_finished(request=request, report=report)
+        """Tells every plugin that a compilation is done; one that fails causes a warning."""
+        for name, plugin in self.manager.list_name_plugin():
+            hook = "tvmopt_compile_finished"
+            try:
+                self._call_one(plugin, hook, request=request, report=report)
+            except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
+                message = f"plugin '{name}': {hook} failed: {_reason(error)}"
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+_CLASS_ATTRIBUTES: dict[type, tuple[str, ...]] = {
+    Backend: ("name", "description"),
+    Pass: ("name", "stage"),
+}
 
 
 def _manager() -> pluggy.PluginManager:
@@ -240,6 +307,20 @@ def _is_disabled(name: str, disabled: str) -> bool:
 def _info(entry: EntryPoint) -> tuple[str, str, str, str]:
     dist = entry.dist
     return entry.name, entry.value, dist.name if dist else "", dist.version if dist else ""
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, TvmoptError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _claim(taken: dict[str, Any], name: str, item: type) -> None:
+    if name in taken:
+        first, second = _path_of(taken[name]), _path_of(item)
+        raise UsageError(f"the name '{name}' is used by both {first} and {second}")
+    taken[name] = item
 
 
 def _path_of(item: type) -> str:
