@@ -1,0 +1,13 @@
+"""The schedule rules of the x86 backend, in the order in which they are tried."""
+
+from tvm.s_tir.dlight import ScheduleRule
+
+from tvmopt_schedules.cpu.fallback_rule import Fallback
+from tvmopt_schedules.cpu.machine import Machine
+
+
+def rules(machine: Machine) -> list[ScheduleRule]:
+    """Schedule rules for kernels on `machine`; the first that returns a schedule wins."""
+    return [
+        Fallback(machine),
+    ]
