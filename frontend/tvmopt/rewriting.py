@@ -65,8 +65,8 @@ def is_op(value: relax.Expr | None, *names: str) -> TypeGuard[relax.Call]:
     """Whether `value` is a call of one of the Relax operators `names`, such as `relax.add`."""
     if not isinstance(value, relax.Call):
         return False
-    op: Any = value.op
-    return isinstance(op, tvm.ir.Op) and op.name in names
+    name = getattr(value.op, "name", "")
+    return isinstance(value.op, tvm.ir.Op) and name in names
 
 
 def attrs_of(call: relax.Call) -> Any:
