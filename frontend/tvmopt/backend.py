@@ -1,4 +1,4 @@
-"""What a hardware backend is: a target, what its arithmetic wants, and schedules for its kernels."""
+"""What a hardware backend is: a target, its capabilities, and schedules for its kernels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,8 @@ class Capabilities:
     """What passes need to know of the hardware, as data.
 
     Attributes:
-        lanes: float32 lanes of one vector register; blocked layouts use blocks of this many channels.
+        lanes: float32 lanes of one vector register; blocked layouts have blocks of that many
+            channels.
         registers: vector registers that a kernel may hold values in.
         cores: cores that a kernel may spread over.
         l1_bytes: size of the level-1 data cache in bytes.

@@ -34,7 +34,7 @@ def tvmopt_register_passes() -> Iterable[type["Pass"]]:  # pyright: ignore[repor
 
 @hookspec
 def tvmopt_modify_passes(passes: list["Pass"], request: "CompileRequest") -> None:
-    """Adds, drops or reorders the `passes` of one compilation, in place; the report names who did."""
+    """Adds, drops or reorders `passes` of one compilation, in place; the report names who did."""
 
 
 @hookspec

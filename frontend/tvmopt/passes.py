@@ -1,4 +1,4 @@
-"""What a pass is: a frozen dataclass whose fields are its options and whose `run` rewrites a module."""
+"""What a pass is: a frozen dataclass; its fields are its options, its `run` rewrites a module."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -10,8 +10,9 @@ from tvmopt.errors import UsageError, unknown_name
 from tvmopt.report import Remark, Report
 
 if TYPE_CHECKING:
+    from typing import Self
+
     import tvm
-    from typing_extensions import Self
 
     from tvmopt.model import CompileRequest
 

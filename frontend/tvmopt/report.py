@@ -1,6 +1,6 @@
 """What a compilation did, what it left alone and why, and which kernels came out.
 
-Plain data: it is printed, written as JSON into the package, and read back by `inspect` and `profile`.
+Plain data: printed, written as JSON into the package, and read back by `inspect` and `profile`.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -11,7 +11,7 @@ RemarkKind = Literal["passed", "missed", "analysis"]
 
 @dataclass(frozen=True)
 class Remark:
-    """One thing that a pass did (`passed`), saw and left alone (`missed`), or found out (`analysis`).
+    """What a pass did (`passed`), saw and left alone (`missed`), or found out (`analysis`).
 
     `op` is the ONNX node's name, or empty when the remark is about the whole model.
     """
@@ -75,10 +75,11 @@ class Report:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Report":
         """Rebuilds a report from `to_json`'s data."""
-        layers = [
-            Layer(**{**row, "nodes": tuple(row["nodes"]), "outputs": tuple(row["outputs"])})
-            for row in data["layers"]
-        ]
+        layers: list[Layer] = []
+        for row in data["layers"]:
+            fields: dict[str, Any] = {**row}
+            fields.update(nodes=tuple(row["nodes"]), outputs=tuple(row["outputs"]))
+            layers.append(Layer(**fields))
         return cls(
             [PassRecord(**row) for row in data["passes"]],
             [Remark(**row) for row in data["remarks"]],

@@ -30,7 +30,7 @@ def features() -> frozenset[str]:
 
 @cache
 def cache_bytes() -> tuple[int, int]:
-    """Sizes of the level-1 data cache and the level-2 cache in bytes; 32 KiB and 1 MiB if untold."""
+    """Sizes of the level-1 data and the level-2 cache in bytes; 32 KiB and 1 MiB if untold."""
     sizes = {1: 32 << 10, 2: 1 << 20}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:

@@ -1,0 +1,91 @@
+"""Scheduled kernels become machine code, the graph becomes bytecode, weights are taken out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+_LIFT_BYTES = 256  # smaller constants stay in the executable
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A compiled model.
+
+    Attributes:
+        executable: the VM executable; `main(*inputs, weights)` where `weights` is one tuple, left
+            out when there are none.
+        weights: the constants of the model in the order of that tuple.
+    """
+
+    executable: relax.VMExecutable
+    weights: tuple[np.ndarray, ...]
+
+
+def build(mod: tvm.IRModule, target: tvm.target.Target) -> BuiltModel:
+    """Builds a module whose kernels are scheduled."""
+    mod, weights = lift_weights(mod)
+    with target, tvm.transform.PassContext(opt_level=3, config=_CONFIG):
+        mod = tvm.transform.Sequential(_GRAPH_PASSES)(mod)
+        executable = relax.build(mod, target, relax_pipeline=None)
+    return BuiltModel(executable, weights)
+
+
+_CONFIG = {
+    # Turns the predicate on a tile that juts out into a loop of its own.
+    "s_tir.LoopPartition": {"partition_const_loop": True},
+}
+
+_GRAPH_PASSES = [
+    relax.transform.ToNonDataflow(),
+    relax.transform.RemovePurityChecking(),
+    relax.transform.CallTIRRewrite(),
+    relax.transform.StaticPlanBlockMemory(),
+    relax.transform.LowerAllocTensor(),
+    relax.transform.KillAfterLastUse(),
+    relax.transform.LowerRuntimeBuiltin(),
+    relax.transform.ComputePrimValue(),
+    relax.transform.VMShapeLower(),
+    relax.transform.AttachGlobalSymbol(),
+]
+
+
+def lift_weights(mod: tvm.IRModule) -> tuple[tvm.IRModule, tuple[np.ndarray, ...]]:
+    """Takes large constants out of `main`; they come in as one tuple, its last parameter."""
+    main = mod["main"]
+    lifter = _WeightLifter(mod)
+    body = lifter.visit_expr(main.body)
+    params = [*main.params, *lifter.params]
+    func = relax.Function(params, body, main.ret_ty, main.is_pure, main.attrs)
+    func = func.with_attr("num_input", len(main.params))
+    after = tvm.IRModule(dict(mod.functions), attrs=mod.attrs)
+    after.update_func(mod.get_global_var("main"), func)
+    if lifter.params:
+        after = relax.transform.BundleModelParams("weights")(after)
+    return after, tuple(lifter.weights)
+
+
+@mutator
+class _WeightLifter(PyExprMutator):
+    """Replaces constants by new parameters; equal objects by the same one."""
+
+    def __init__(self, mod: tvm.IRModule) -> None:
+        super().__init__(mod)
+        self.params: list[relax.Var] = []
+        self.weights: list[np.ndarray] = []
+        self._seen: dict[tvm.ir.GenericConst, relax.Var] = {}
+
+    def visit_generic_const_(self, op: tvm.ir.GenericConst) -> relax.Expr:
+        if not isinstance(op.ty, relax.TensorType):
+            return op
+        value = op.value
+        array = value.numpy() if isinstance(value, tvm.runtime.Tensor) else None
+        if array is None or array.nbytes < _LIFT_BYTES:
+            return op
+        if op not in self._seen:
+            self._seen[op] = relax.Var(f"weight{len(self.params)}", op.ty)
+            self.params.append(self._seen[op])
+            self.weights.append(array)
+        return self._seen[op]

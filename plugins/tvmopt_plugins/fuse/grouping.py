@@ -1,0 +1,155 @@
+"""Which operators share a kernel: a graph problem, told apart from Relax.
+
+Two rules, in this order:
+
+1. *Epilogues.* From each anchor (convolution, matmul, pooling, row operator) the group grows along
+   its result: a consumer joins when it is element-wise, or moves elements one to one, and the
+   result has no other way out. Where it has several (`x * sigmoid(x)`), the operators between the
+   fork and the place where all ways meet join together.
+2. *Prologues.* What is left joins the group of its consumers, when all of them are in one group
+   that computes its operands on the fly: another element-wise chain or a row operator; a batched
+   matmul takes operators that only move elements.
+
+Reshapes at the border of a group leave it: alone they are views and cost nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Kind(Enum):
+    """What an operator may be fused with."""
+
+    ELEMENTWISE = "elementwise"  # also with broadcast
+    MOVE = "move"  # each output element is a copy of one input element
+    RESHAPE = "reshape"  # a move that keeps the order in memory
+    ROW = "row"  # takes a prologue and an epilogue: softmax, norms, reductions
+    ANCHOR = "anchor"  # takes an epilogue only
+    ANCHOR_MOVED = "anchor-moved"  # takes an epilogue, and a prologue that only moves elements
+    OPAQUE = "opaque"  # alone
+
+
+_FOLLOWERS = frozenset({Kind.ELEMENTWISE, Kind.MOVE, Kind.RESHAPE})
+_MOVES = frozenset({Kind.MOVE, Kind.RESHAPE})
+_LEADERS = frozenset({Kind.ROW, Kind.ANCHOR, Kind.ANCHOR_MOVED})
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator: its kind and the indices of the operators whose results it reads.
+
+    `escapes` says that its result is also needed outside the graph, as a model output is.
+    """
+
+    kind: Kind
+    inputs: Sequence[int] = ()
+    escapes: bool = False
+
+
+def group(nodes: Sequence[Node], max_ops: int = 32) -> list[list[int]]:
+    """Partitions operators, given in topological order, into kernels of at most `max_ops`.
+
+    Returns:
+        Groups of node indices in ascending order, sorted by their last member, which is the only
+        one whose result leaves the group.
+    """
+    return _Grouping(nodes, max_ops).groups()
+
+
+class _Grouping:
+    def __init__(self, nodes: Sequence[Node], max_ops: int) -> None:
+        self.nodes = nodes
+        self.max_ops = max_ops
+        self.consumers: list[list[int]] = [[] for _ in nodes]
+        for index, node in enumerate(nodes):
+            for producer in sorted(set(node.inputs)):
+                self.consumers[producer].append(index)
+        # A group is named by its last member.
+        self.owner = list(range(len(nodes)))
+        self.members = {index: [index] for index in self.owner}
+
+    def groups(self) -> list[list[int]]:
+        for index, node in enumerate(self.nodes):
+            if node.kind in _LEADERS:
+                self._grow(index)
+        for index in reversed(range(len(self.nodes))):
+            if len(self.members.get(index, ())) == 1:
+                self._join_consumers(index)
+        for last in list(self.members):
+            self._peel_reshapes(last)
+        return [self.members[last] for last in sorted(self.members)]
+
+    def _join(self, index: int, other: int) -> None:
+        last = max(self.owner[index], self.owner[other])
+        first = min(self.owner[index], self.owner[other])
+        self.members[last] = sorted(self.members[last] + self.members.pop(first))
+        for member in self.members[last]:
+            self.owner[member] = last
+
+    def _grow(self, tail: int) -> None:
+        while not self.nodes[tail].escapes:
+            room = self.max_ops - len(self.members[self.owner[tail]])
+            block = self._until_ways_meet(tail, room)
+            if not block or any(len(self.members.get(index, ())) != 1 for index in block):
+                return
+            for index in block:
+                self._join(tail, index)
+            tail = block[-1]
+
+    def _until_ways_meet(self, tail: int, room: int) -> list[int]:
+        """The operators after `tail` up to where all ways from it meet; empty if they do not."""
+        block: list[int] = []
+        todo = set(self.consumers[tail])
+        while todo and len(block) < room:
+            index = min(todo)  # topologically first: nothing open leads to it any more
+            todo.discard(index)
+            if self.nodes[index].kind not in _FOLLOWERS:
+                return []
+            block.append(index)
+            if not todo:
+                return block
+            if self.nodes[index].escapes:
+                return []
+            todo.update(self.consumers[index])
+        return []
+
+    def _join_consumers(self, index: int) -> None:
+        node = self.nodes[index]
+        targets = {self.owner[consumer] for consumer in self.consumers[index]}
+        if node.kind not in _FOLLOWERS or node.escapes or len(targets) != 1:
+            return
+        group = self.members[targets.pop()]
+        kinds = {self.nodes[member].kind for member in group}
+        if len(group) >= self.max_ops or kinds & {Kind.OPAQUE, Kind.ANCHOR}:
+            return
+        if Kind.ANCHOR_MOVED in kinds and not self._feeds_anchor(index, group):
+            return
+        self._join(index, group[-1])
+
+    def _feeds_anchor(self, index: int, group: Sequence[int]) -> bool:
+        """Whether `index` moves elements and only the anchor or what moves them for it reads it."""
+        anchor = next(m for m in group if self.nodes[m].kind is Kind.ANCHOR_MOVED)
+        moves = self.nodes[index].kind in _MOVES
+        return moves and all(consumer <= anchor for consumer in self.consumers[index])
+
+    def _peel_reshapes(self, last: int) -> None:
+        group = self.members[last]
+        while len(group) > 1:
+            inside = set(group)
+            border = [
+                index
+                for index in group
+                if self.nodes[index].kind is Kind.RESHAPE
+                and (index == group[-1] or not inside.intersection(self.nodes[index].inputs))
+            ]
+            if not border:
+                break
+            for index in border:
+                group.remove(index)
+                self.members[index] = [index]
+                self.owner[index] = index
+        if group:
+            self.members[group[-1]] = group
+            for index in group:
+                self.owner[index] = group[-1]

@@ -1,0 +1,35 @@
+"""Relax operators become calls of PrimFuncs."""
+
+import tvm
+from tvm import relax
+
+from tvmopt import CompileContext
+from tvmopt.rewriting import Graph, is_op, rebuild
+
+
+def legalize(mod: tvm.IRModule, ctx: CompileContext) -> tvm.IRModule:
+    """Lowers every operator, by the backend's definitions where it has some, else by TVM's."""
+    definitions = dict(ctx.request.backend.legalizations())
+    mod = rebuild(mod, slice_instead_of_split)
+    return tvm.transform.Sequential(
+        [
+            relax.backend.DispatchSampling(),
+            relax.backend.DispatchSortScan(),
+            relax.transform.LegalizeOps(definitions),
+            relax.transform.FoldConstant(),
+            relax.transform.DeadCodeElimination(),
+        ]
+    )(mod)
+
+
+def slice_instead_of_split(value: relax.Expr, graph: Graph) -> relax.Expr | None:
+    """`split(x)[i]` becomes a slice of its own, which fuses into what reads it."""
+    if not isinstance(value, relax.TupleGetItem):
+        return None
+    split = graph.producer(value.tuple_value)
+    if not is_op(split, "relax.split"):
+        return None
+    axis = int(split.attrs.axis) % split.args[0].ty.ndim
+    sizes = [int(part.shape.values[axis]) for part in split.ty.fields]
+    begin = sum(sizes[: value.index])
+    return relax.op.strided_slice(split.args[0], [axis], [begin], [begin + sizes[value.index]])

@@ -1,0 +1,133 @@
+"""Every kernel gets the schedule of the first rule that takes it, and the report its layers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+import tvm
+from tvm import relax, tirx
+from tvm.s_tir import Schedule
+from tvm.s_tir.analysis import estimate_tir_flops
+from tvm.s_tir.dlight import ScheduleRule
+
+from tvmopt import CompileContext, Layer
+
+if TYPE_CHECKING:
+    from tvmopt_plugins.lower import Schedule as SchedulePass
+
+SCHEDULED = "tirx.is_scheduled"
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What became of one kernel: the rule's name, and why no specific one took it."""
+
+    rule: str
+    fallback: str
+    flops: int
+
+
+def schedule(mod: tvm.IRModule, source: "SchedulePass", ctx: CompileContext) -> tvm.IRModule:
+    """Schedules all PrimFuncs of `mod` and fills `ctx.report.layers`.
+
+    Each kernel is scheduled once, however often `main` calls it.
+    """
+    rules = ctx.request.backend.schedule_rules()
+    chosen: dict[str, _Chosen] = {}
+    scheduled: dict[tvm.ir.GlobalVar, tirx.PrimFunc] = {}
+    for var, func in mod.functions_items():
+        if not isinstance(func, tirx.PrimFunc):
+            continue
+        flops = _flops(func)
+        rule, made = _first_that_takes(func, rules, ctx.target)
+        if made is None:
+            why = "no rule of the backend takes it; it runs unscheduled"
+            chosen[var.name_hint] = _Chosen("none", why, flops)
+            continue
+        fallback = "no specific rule takes it" if getattr(rule, "fallback", False) else ""
+        chosen[var.name_hint] = _Chosen(_name(rule), fallback, flops)
+        for key, value in (func.attrs or {}).items():
+            made = made.with_attr(key, value)
+        scheduled[var] = made.with_attr(SCHEDULED, True)  # noqa: FBT003 - TVM's signature
+    after = tvm.IRModule(dict(mod.functions), attrs=mod.attrs)
+    for var, func in scheduled.items():
+        after.update_func(var, func)
+    ctx.report.layers[:] = _layers(after, chosen)
+    for layer in ctx.report.layers:
+        if layer.fallback:
+            ctx.missed(source, ", ".join(layer.nodes), f"{layer.op}: {layer.fallback}")
+    return after
+
+
+def _first_that_takes(
+    func: tirx.PrimFunc, rules: Sequence[ScheduleRule], target: tvm.target.Target
+) -> tuple[ScheduleRule | None, tirx.PrimFunc | None]:
+    for rule in rules:
+        made = rule.apply(func, target, False)  # noqa: FBT003 - dlight's signature
+        if made is not None:
+            assert isinstance(made, Schedule), f"{_name(rule)} returned {type(made).__name__}"
+            return rule, made.mod["main"]
+    return None, None
+
+
+def _name(rule: ScheduleRule | None) -> str:
+    return str(getattr(rule, "name", type(rule).__name__))
+
+
+def _flops(func: tirx.PrimFunc) -> int:
+    """Floating-point operations of one call; 0 where TVM cannot tell."""
+    try:
+        return int(estimate_tir_flops(tvm.IRModule({"main": func})))
+    except tvm.error.InternalError:
+        return 0
+
+
+def _layers(mod: tvm.IRModule, chosen: dict[str, _Chosen]) -> list[Layer]:
+    layers: list[Layer] = []
+    call_tir = tvm.ir.Op.get("relax.call_tir")
+    for block in mod["main"].body.blocks:
+        for binding in block.bindings:
+            call = binding.value
+            if not isinstance(call, relax.Call) or call.op != call_tir:
+                continue
+            kernel = call.args[0].name_hint
+            one = chosen[kernel]
+            outputs = _tensors(call.ty_args[0])
+            inputs = [ty for arg in call.args[1].fields for ty in _tensors(arg.ty)]
+            layers.append(
+                Layer(
+                    kernel=kernel,
+                    nodes=tuple(binding.var.name.split("|")),
+                    op=_op_name(kernel),
+                    schedule=one.rule,
+                    fallback=one.fallback,
+                    flops=one.flops,
+                    bytes_moved=sum(_size_bytes(ty) for ty in [*inputs, *outputs]),
+                    outputs=tuple(_describe(ty) for ty in outputs),
+                )
+            )
+    return layers
+
+
+def _tensors(ty: tvm.ir.Type) -> list[relax.TensorType]:
+    if isinstance(ty, relax.TupleType):
+        return [one for item in ty.fields for one in _tensors(item)]
+    return [ty] if isinstance(ty, relax.TensorType) else []
+
+
+def _shape(ty: relax.TensorType) -> list[int]:
+    return [int(dim) for dim in ty.shape.values]
+
+
+def _size_bytes(ty: relax.TensorType) -> int:
+    return prod(_shape(ty)) * ((tvm.DataType(ty.dtype).bits + 7) // 8)
+
+
+def _describe(ty: relax.TensorType) -> str:
+    return f"{ty.dtype}{_shape(ty)}"
+
+
+def _op_name(kernel: str) -> str:
+    """The operators of a kernel by its name: `conv2d3__add__relu1` gives `conv2d+add+relu`."""
+    return "+".join(part.rstrip("0123456789_") for part in kernel.split("__"))

@@ -1,0 +1,104 @@
+"""The graph problem of operator fusion: which operators share a kernel."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tvmopt_plugins.fuse.grouping import Kind, Node, group
+
+E, M, R, ROW = Kind.ELEMENTWISE, Kind.MOVE, Kind.RESHAPE, Kind.ROW
+A, B, X = Kind.ANCHOR, Kind.ANCHOR_MOVED, Kind.OPAQUE
+
+
+def chain(*kinds: Kind) -> list[Node]:
+    last = len(kinds) - 1
+    return [
+        Node(kind, [index - 1] if index else [], escapes=index == last)
+        for index, kind in enumerate(kinds)
+    ]
+
+
+def test_anchor_takes_the_chain_that_follows() -> None:
+    assert group(chain(A, E, E)) == [[0, 1, 2]]
+
+
+def test_anchor_takes_no_prologue() -> None:
+    assert group(chain(E, A)) == [[0], [1]]
+
+
+def test_what_lies_between_anchors_follows_the_first() -> None:
+    assert group(chain(A, E, E, A)) == [[0, 1, 2], [3]]
+
+
+def test_row_operator_takes_prologue_and_epilogue() -> None:
+    assert group(chain(E, ROW, E)) == [[0, 1, 2]]
+
+
+def test_elementwise_chain_becomes_one_kernel() -> None:
+    assert group(chain(E, E, E)) == [[0, 1, 2]]
+
+
+def test_ways_that_meet_again_are_taken_together() -> None:
+    # conv -> sigmoid -> multiply, with conv also read by multiply
+    nodes = [Node(A), Node(E, [0]), Node(E, [0, 1], escapes=True)]
+    assert group(nodes) == [[0, 1, 2]]
+
+
+def test_result_with_another_reader_stays_in_memory() -> None:
+    nodes = [Node(A), Node(E, [0], escapes=True), Node(A, [0], escapes=True)]
+    assert group(nodes) == [[0], [1], [2]]
+
+
+def test_residual_add_joins_one_of_its_anchors() -> None:
+    nodes = [Node(A), Node(A), Node(E, [0, 1], escapes=True)]
+    assert group(nodes) in ([[1], [0, 2]], [[0], [1, 2]])
+
+
+def test_model_output_ends_its_group() -> None:
+    nodes = [Node(A), Node(E, [0], escapes=True), Node(E, [1], escapes=True)]
+    assert group(nodes) == [[0, 1], [2]]
+
+
+def test_batched_matmul_takes_moved_operands_only() -> None:
+    assert group(chain(M, B)) == [[0, 1]]
+    assert group(chain(E, B)) == [[0], [1]]
+
+
+def test_reshapes_at_the_border_stand_alone() -> None:
+    assert group(chain(R, E, M, R)) == [[0], [1, 2], [3]]
+    assert group(chain(A, R, M)) == [[0, 1, 2]]
+    assert group(chain(A, R)) == [[0], [1]]
+
+
+def test_size_limit_holds() -> None:
+    assert max(len(g) for g in group(chain(*[E] * 10), max_ops=4)) <= 4
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> list[Node]:
+    count = draw(st.integers(1, 14))
+    nodes: list[Node] = []
+    for index in range(count):
+        kind = draw(st.sampled_from(list(Kind)))
+        inputs = draw(st.lists(st.integers(0, index - 1), max_size=2)) if index else []
+        nodes.append(Node(kind, inputs, escapes=draw(st.booleans())))
+    return nodes
+
+
+@given(graphs())
+def test_any_graph_keeps_its_order_and_has_one_way_out_of_each_group(nodes: list[Node]) -> None:
+    groups = group(nodes, max_ops=6)
+    assert sorted(i for g in groups for i in g) == list(range(len(nodes)))
+    owner = {i: g[-1] for g in groups for i in g}
+    for g in groups:
+        assert len(g) <= 6
+        leaders = [i for i in g if nodes[i].kind in (A, B, ROW)]
+        assert len(leaders) <= 1
+        assert len(g) == 1 or all(nodes[i].kind is not X for i in g)
+        for i in g[:-1]:
+            assert not nodes[i].escapes
+            readers = [r for r, node in enumerate(nodes) if i in node.inputs]
+            assert all(owner[r] == g[-1] for r in readers)
+            assert readers, "a result that nobody reads is computed in vain"
+        # The group is computed where its last member stood: its operands are ready by then.
+        for i in g:
+            assert all(owner[p] <= g[-1] for p in nodes[i].inputs)
