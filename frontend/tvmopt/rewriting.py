@@ -13,6 +13,7 @@ Usage. A rewrite is a function that sees one bound value and returns its replace
         return inner.args[0]                           # a Var: later uses refer to it
 
     mod = rebuild(mod, drop_double_negation)           # `mod` itself when nothing fired
+    mod = rebuild(mod, one, another, source=self, ctx=ctx)   # in a pass: `graph.missed(why)` works
 
 - Bindings are visited in order; operands of `value` are already rewritten, and `graph.producer`
   looks into the *new* function, so chains fold up in one sweep. A replacement is offered to all
@@ -43,6 +44,8 @@ from tvm import relax
 from tvm.ir import GenericConst
 from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm_ffi import structural_equal
+
+from tvmopt.passes import CompileContext, Pass
 
 __all__ = [
     "Graph",
@@ -134,8 +137,17 @@ class Graph:
         name: the ONNX name of the binding that is visited; what is emitted is named so.
     """
 
-    def __init__(self, func: Any, bb: relax.BlockBuilder) -> None:
+    def __init__(
+        self,
+        func: Any,
+        bb: relax.BlockBuilder,
+        source: Pass | None = None,
+        ctx: CompileContext | None = None,
+    ) -> None:
         self.bb = bb
+        self._source = source
+        self._ctx = ctx
+        self._said: set[tuple[str, str]] = set()
         self.name = ""
         self.in_dataflow = False
         self._values: dict[relax.Var, relax.Expr] = {}
@@ -164,6 +176,21 @@ class Graph:
         """Puts the names of these variables in front of the current name."""
         names = [var.name for var in variables if isinstance(var, relax.Var)]
         self.name = join_names(*names, self.name)
+
+    def passed(self, message: str) -> None:
+        """Records that the pass rewrote the visited binding; once per message."""
+        if self._ctx and self._source and self._is_news(message):
+            self._ctx.passed(self._source, self.name, message)
+
+    def missed(self, why: str) -> None:
+        """Records that the pass left the visited binding alone, and why; once per reason."""
+        if self._ctx and self._source and self._is_news(why):
+            self._ctx.missed(self._source, self.name, why)
+
+    def _is_news(self, message: str) -> bool:
+        known = (self.name, message) in self._said
+        self._said.add((self.name, message))
+        return not known
 
     def emit(self, value: relax.Expr, name: str | None = None) -> relax.Var:
         """Binds `value` to a new variable, by default under the visited binding's ONNX name."""
@@ -220,14 +247,25 @@ Rewrite = Callable[[relax.Expr, Graph], relax.Expr | None]
 """Sees a bound value, its operands rewritten already; returns its replacement or None."""
 
 
-def rebuild(mod: tvm.IRModule, *rewrites: Rewrite) -> tvm.IRModule:
+def rebuild(
+    mod: tvm.IRModule,
+    *rewrites: Rewrite,
+    source: Pass | None = None,
+    ctx: CompileContext | None = None,
+) -> tvm.IRModule:
     """Applies `rewrites` to every binding of `main`; see the module's docstring.
+
+    Args:
+        mod: the module; it is not changed.
+        rewrites: tried in this order on each value; the first that returns something wins.
+        source: the pass in whose name `graph.passed` and `graph.missed` speak.
+        ctx: where their remarks go.
 
     Returns `mod` itself when no rewrite fired.
     """
     func: Any = mod["main"]
     bb = relax.BlockBuilder(_without_main(mod))
-    graph = Graph(func, bb)
+    graph = Graph(func, bb, source, ctx)
     env: dict[relax.Var, relax.Expr] = {}
     attrs = {key: func.attrs[key] for key in func.attrs.keys()} if func.attrs else {}  # noqa: SIM118
     fired = False
@@ -268,7 +306,9 @@ def _rebuild_block(
         new = _rewrite(value, graph, rewrites)
         fired |= new is not value
         # What the rewrite emitted holds its operands by now: only then let the old ones go.
-        if new is value and value is binding.value:
+        if isinstance(new, GenericConst) and isinstance(old, relax.DataflowVar):
+            env[old] = new  # consumers see the constant itself
+        elif new is value and value is binding.value:
             graph.bind(old, value)
         elif isinstance(new, relax.Var) and _may_alias(old, new):
             graph.replace(old, new)
