@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-50 (He et al. 2015, arXiv:1512.03385), stride on the 3x3 as in torchvision."""
+"""ResNet-18 and ResNet-50 (arXiv:1512.03385), stride on the 3x3 as in torchvision."""
 
 import torch
 from torch import Tensor, nn

@@ -79,7 +79,9 @@ class Detect(nn.Module):
             for c in channels
         )
         self.scores = nn.ModuleList(
-            nn.Sequential(Conv(c, scores, 3), Conv(scores, scores, 3), nn.Conv2d(scores, CLASSES, 1))
+            nn.Sequential(
+                Conv(c, scores, 3), Conv(scores, scores, 3), nn.Conv2d(scores, CLASSES, 1)
+            )
             for c in channels
         )
         self.expectation = nn.Conv2d(BINS, 1, 1, bias=False)
