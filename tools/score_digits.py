@@ -1,6 +1,6 @@
-"""Counts the digits that a compiled package reads right, and compares with the trained model's count.
+"""Counts the test digits that a compiled package reads right: `score_digits.py PACKAGE`.
 
-python tools/score_digits.py PACKAGE
+The trained model's own count stands in `digits/digits.json`.
 """
 
 import json
@@ -15,7 +15,7 @@ DIGITS = Path(__file__).parent / "digits"
 
 
 def main() -> int:
-    """Prints both counts; fails when the package gets more than one image fewer than the original."""
+    """Prints both counts; fails if the package's is more than one below the trained model's."""
     package = tvmopt.load(sys.argv[1])
     data = np.load(DIGITS / "digits_test.npz")
     record = json.loads((DIGITS / "digits.json").read_text(encoding="utf-8"))

@@ -1,8 +1,10 @@
 """Sets up tvmopt in `.venv` with what its tests need, and runs them.
 
-python3 tools/test.py                  everything that takes no long
-python3 tools/test.py --slow           the slow tests too
-python3 tools/test.py tests/cli -x     arguments go to pytest
+    python3 tools/test.py                  everything that takes no long
+    python3 tools/test.py --slow           the slow tests too
+    python3 tools/test.py tests/cli -x     arguments go to pytest
+
+The project's CI runs the first.
 """
 
 import os
