@@ -1,0 +1,58 @@
+"""The program `tvmopt`: one file per subcommand, each light until it runs."""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TextIO
+
+from tvmopt.cli.failure import explain
+from tvmopt.cli.session import Session
+from tvmopt.plugins import Plugins
+
+
+def main(args: Sequence[str] | None = None, plugins: Plugins | None = None) -> int:
+    """Runs the command line and returns the exit code.
+
+    0 done; 2 wrong usage; 3 a gate failed; 4 a tool error; 5 a package is missing; 130 interrupted.
+
+    Args:
+        args: the arguments; by default those of the process.
+        plugins: what to run with; by default the installed plugins.
+    """
+    session: Session | None = None
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            from tvmopt.cli.app import make_cli
+
+            session = Session(Plugins.load() if plugins is None else plugins)
+            cli = make_cli(session.plugins)
+            code = cli.main(
+                None if args is None else list(args),
+                prog_name="tvmopt",
+                obj=session,
+                standalone_mode=False,
+            )
+            sys.stdout.flush()
+            return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        # The reader (`| head`) went away. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last resort, by design
+        verbose = session is not None and session.verbose
+        code, text = explain(error, traceback=verbose or os.environ.get("TVMOPT_TRACEBACK") == "1")
+        print(text, file=sys.stderr)  # noqa: T201
+        return code
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"warning: {message}", file=file or sys.stderr)

@@ -1,0 +1,57 @@
+"""Puts the subcommands together: tvmopt's own first, then those of plugins."""
+
+import click
+
+from tvmopt.cli.benchmark import benchmark
+from tvmopt.cli.compile import compile_command
+from tvmopt.cli.doctor import doctor
+from tvmopt.cli.inspect import inspect_command
+from tvmopt.cli.options import verbose_option
+from tvmopt.cli.plugins import plugins_command
+from tvmopt.cli.profile import profile
+from tvmopt.cli.run import run
+from tvmopt.cli.targets import targets
+from tvmopt.errors import unknown_name
+from tvmopt.plugins import Plugins
+
+COMMANDS: tuple[click.Command, ...] = (
+    compile_command,
+    run,
+    benchmark,
+    profile,
+    inspect_command,
+    targets,
+    plugins_command,
+    doctor,
+)
+
+
+class _Cli(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of registration, which is the order of use
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            raise unknown_name("command", args[0], self.commands)
+        return super().resolve_command(ctx, args)
+
+
+def make_cli(plugins: Plugins) -> click.Group:
+    """The program with the commands of `plugins`; plugins whose commands fail are marked bad."""
+
+    @click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"]})
+    @click.version_option(package_name="tvmopt", prog_name="tvmopt", message="%(prog)s %(version)s")
+    @verbose_option
+    def cli() -> None:
+        """Compiles neural networks for your hardware with Apache TVM.
+
+        Compile an ONNX model into one .tvmpkg file, run it, measure it, and see where its time
+        goes: `tvmopt compile model.onnx`, then `tvmopt benchmark model.tvmpkg`.
+        """
+
+    for command in COMMANDS:
+        cli.add_command(command)
+    plugins.register_commands(cli)
+    return cli

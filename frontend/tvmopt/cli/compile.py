@@ -1,0 +1,242 @@
+"""`tvmopt compile`: an ONNX model in, a verified package out."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tvmopt.cli.console import note, print_fields, print_json, print_table, size_text
+from tvmopt.cli.options import (
+    json_option,
+    parse_dims,
+    parse_input_shapes,
+    parse_passes,
+    threads_option,
+    verbose_option,
+)
+from tvmopt.cli.progress import Steps
+from tvmopt.cli.session import Session
+from tvmopt.errors import UsageError
+from tvmopt.model import CompileRequest, ModelSource
+from tvmopt.recipe import Recipe, read_recipe
+
+if TYPE_CHECKING:
+    from tvmopt.compiler.manifest import Manifest
+
+DEFAULT_TARGET = "x86"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    request: CompileRequest
+    output: Path
+    verify: bool
+
+
+@click.command("compile", short_help="Compiles an ONNX model into a package.")
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.option("--target", metavar="T", help="A name of `tvmopt targets`.  [default: x86]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The package to write.  [default: the model's name with .tvmpkg, in this directory]",
+)
+@click.option(
+    "--input-shapes",
+    multiple=True,
+    metavar="NAME:[D,...]",
+    help='Shapes of inputs with open dimensions, as in "x:[1,3,224,224]".',
+)
+@click.option(
+    "--dim",
+    "dims",
+    multiple=True,
+    metavar="NAME=SIZE",
+    help="The size of a symbolic dimension, as in batch=1.",
+)
+@click.option(
+    "--recipe",
+    "recipe_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A YAML file that says what to compile and how; options here come before it.",
+)
+@click.option(
+    "--pass",
+    "passes",
+    multiple=True,
+    metavar="NAME[:KEY=VALUE,...]",
+    help="Sets options of a pass; also adds a pass that does not run by default.",
+)
+@click.option(
+    "--disable-pass", "disabled", multiple=True, metavar="NAME", help="Leaves a pass out."
+)
+@click.option(
+    "--dump-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Writes the IR after each pass there.",
+)
+@click.option(
+    "--verify/--no-verify",
+    default=None,
+    help="Compare with the original model before the package is written.  [default: verify]",
+)
+@click.option(
+    "--inputs",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="Inputs to verify with, as for `tvmopt run`.  [default: random]",
+)
+@threads_option
+@json_option
+@verbose_option
+@click.pass_obj
+def compile_command(
+    session: Session,
+    model: Path | None,
+    *,
+    inputs: tuple[str, ...],
+    threads: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Compiles MODEL, an ONNX file, and verifies the result against it.
+
+    The package is written when all is done and verified, never in part.
+    """
+    plugins = session.plugins
+    plan = _plan(session, model, **options)
+    steps = ["import", *(p.name for p in plugins.line_up(plan.request)), "build"]
+    steps += ["verify"] if plan.verify else []
+    if threads is not None:
+        os.environ["TVM_NUM_THREADS"] = str(threads)
+    start = time.perf_counter()
+    try:
+        from tvmopt.compiler.pipeline import compile_model
+
+        with Steps([*steps, "package"]) as progress:
+            package = compile_model(
+                plan.request, plugins, plan.output, verify=plan.verify, progress=progress
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted: '{plan.output}' was not written") from None
+    seconds = time.perf_counter() - start
+    manifest = package.manifest
+    if as_json:
+        print_json(_as_json(manifest, plan.output, seconds))
+        return
+    _show(manifest, plan.output, seconds, verbose=session.verbose)
+
+
+def _plan(
+    session: Session,
+    model: Path | None,
+    *,
+    target: str | None,
+    output: Path | None,
+    input_shapes: tuple[str, ...],
+    dims: tuple[str, ...],
+    recipe_path: Path | None,
+    passes: tuple[str, ...],
+    disabled: tuple[str, ...],
+    dump_dir: Path | None,
+    verify: bool | None,
+) -> _Plan:
+    recipe = read_recipe(recipe_path, session.plugins) if recipe_path else Recipe()
+    model = model or recipe.model
+    if model is None:
+        hint = "`tvmopt compile model.onnx`, or --recipe with a file that has the key 'model'"
+        raise UsageError("no model is given", hint)
+    written = parse_passes(passes)
+    both = sorted(written.keys() & set(disabled))
+    if both:
+        raise UsageError(f"pass '{both[0]}' is both asked for and disabled")
+    request = CompileRequest(
+        ModelSource(
+            model,
+            {**recipe.input_shapes, **parse_input_shapes(input_shapes)},
+            {**recipe.dims, **parse_dims(dims)},
+        ),
+        session.plugins.backend(target or recipe.target or DEFAULT_TARGET),
+        {
+            name: {**recipe.passes.get(name, {}), **written.get(name, {})}
+            for name in dict.fromkeys([*recipe.passes, *written])
+        },
+        (recipe.disabled - written.keys()) | frozenset(disabled),
+        dump_dir,
+    )
+    where = output or recipe.output or Path(f"{model.stem}.tvmpkg")
+    _check_output(where, model)
+    wanted = verify if verify is not None else recipe.verify
+    return _Plan(request, where, wanted is not False)
+
+
+def _check_output(output: Path, model: Path) -> None:
+    """Better to hear it now than after the compilation."""
+    parent = output.parent
+    if output.is_dir():
+        raise UsageError(f"the output '{output}' is a directory", "name a file: -o FILE.tvmpkg")
+    if not parent.is_dir():
+        raise UsageError(
+            f"the directory of the output '{output}' does not exist", "create it first"
+        )
+    if not os.access(parent, os.W_OK):
+        raise UsageError(
+            f"the directory of the output '{output}' is not writable", "use another -o"
+        )
+    if output.exists() and model.exists() and output.samefile(model):
+        message = f"the output '{output}' is the model itself"
+        raise UsageError(message, "name another file with -o")
+
+
+def _as_json(manifest: "Manifest", output: Path, seconds: float) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    report = manifest.report
+    return {
+        "package": str(output),
+        "size_bytes": output.stat().st_size,
+        "seconds": seconds,
+        "target": asdict(manifest.target),
+        "inputs": [asdict(spec) for spec in manifest.inputs],
+        "outputs": [asdict(spec) for spec in manifest.outputs],
+        "verification": asdict(manifest.verification) if manifest.verification else None,
+        "report": report.to_json(),
+    }
+
+
+def _show(manifest: "Manifest", output: Path, seconds: float, *, verbose: bool) -> None:
+    from tvmopt.cli.reporting import print_passes, print_remarks, verification_text
+
+    report = manifest.report
+    layers = report.layers
+    fallbacks = [layer for layer in layers if layer.fallback]
+    phases = ", ".join(f"{name} {value:.1f}" for name, value in report.seconds.items())
+    size = size_text(output.stat().st_size)
+    fields = [
+        ("package", f"{output} ({size})"),
+        ("target", f"{manifest.target.name} ({', '.join(manifest.target.isa) or 'any CPU'})"),
+        ("seconds", f"{seconds:.1f} ({phases})"),
+        ("kernels", f"{len(layers)}, of which {len(fallbacks)} by the generic schedule"),
+        ("verified", verification_text(manifest.verification)),
+    ]
+    print_fields(fields)
+    if fallbacks:
+        rows = [
+            (", ".join(layer.nodes) or layer.kernel, layer.op, layer.fallback)
+            for layer in fallbacks
+        ]
+        print_table("generic schedules", ("layer", "op", "why"), rows)
+    if verbose:
+        print_passes(report)
+        print_remarks(report, ("missed", "analysis"))
+    else:
+        missed = sum(remark.kind == "missed" for remark in report.remarks)
+        if missed:
+            note(f"{missed} rewrites were left out for a reason; -v or `tvmopt inspect` shows them")

@@ -1,0 +1,166 @@
+"""`tvmopt doctor`: is everything here that tvmopt needs, and what would more bring."""
+
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import click
+
+from tvmopt.cli.console import print_fields, print_json
+from tvmopt.cli.options import json_option, verbose_option
+from tvmopt.cli.session import Session
+from tvmopt.cli.versions import installed_version, requirements, satisfies
+from tvmopt.errors import MissingPackageError
+
+Status = Literal["ok", "missing", "wrong version", "optional"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked for. `optional` means: not there, and not needed for the basics."""
+
+    name: str
+    status: Status
+    found: str
+    purpose: str
+    remedy: str = ""
+
+
+_REASONS = {
+    "apache-tvm": "the compiler and the runtime",
+    "apache-tvm-ffi": "TVM's binding; 0.1.15 crashes MetaSchedule of TVM 0.27",
+    "onnx": "reads models",
+    "numpy": "tensors",
+    "click": "the command line",
+    "pluggy": "plugins",
+    "pyyaml": "recipes",
+    "rich": "tables and progress",
+}
+
+_PACKAGES = (
+    ("onnxruntime", "fast verification and `benchmark --against`", "pip install 'tvmopt[peers]'"),
+    ("openvino", "`benchmark --against`", "pip install 'tvmopt[peers]'"),
+    ("torch", "quantization-aware training and model export", "pip install 'tvmopt[train]'"),
+    ("xgboost", "the cost model of tuning", "pip install 'tvmopt[tune]'"),
+    ("ziglang", "linking for other CPUs than this one", "pip install ziglang"),
+)
+
+_TOOLS = (
+    (("cc", "gcc", "clang"), "links compiled models", "apt install gcc"),
+    (("qemu-aarch64", "qemu-aarch64-static"), "runs ARM packages here", "apt install qemu-user"),
+)
+
+
+@click.command(short_help="Checks what is installed and what this machine can do.")
+@json_option
+@verbose_option
+@click.pass_obj
+def doctor(session: Session, *, as_json: bool) -> int:
+    """Checks versions, CPU features and optional tools; says what to install.
+
+    Exits with 5 when something is missing that every compilation needs.
+    """
+    system = _system()
+    required = _required()
+    optional = [*_tools(), *_packages()]
+    backends = _backends(session)
+    bad = session.plugins.bad
+    if as_json:
+        print_json(
+            {
+                "system": dict(system),
+                "required": [asdict(f) for f in required],
+                "optional": [asdict(f) for f in optional],
+                "backends": dict(backends),
+                "bad_plugins": {info.name: info.error for info in bad},
+            }
+        )
+    else:
+        print_fields(system)
+        _show("required", required)
+        _show("optional", optional)
+        click.echo("\nbackends, as configured by default")
+        print_fields((f"  {name}", text) for name, text in backends)
+        for info in bad:
+            click.echo(f"  plugin '{info.name}' is not loaded: {info.error}")
+    broken = [f for f in required if f.status != "ok"]
+    if not broken and not as_json:
+        click.echo("\neverything that tvmopt needs is here")
+    for finding in broken:
+        click.echo(f"problem: {finding.name} is {finding.status}; {finding.remedy}", err=True)
+    return MissingPackageError.exit_code if broken else 0
+
+
+def _system() -> list[tuple[str, str]]:
+    return [
+        ("tvmopt", installed_version("tvmopt") or "not installed"),
+        ("python", platform.python_version()),
+        ("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
+        ("cpu", _cpu_name()),
+    ]
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def _required() -> list[Finding]:
+    findings: list[Finding] = []
+    for name, wanted in requirements("tvmopt"):
+        found = installed_version(name)
+        status: Status = "missing" if found is None else "ok"
+        if found is not None and not satisfies(found, wanted):
+            status = "wrong version"
+        remedy = "" if status == "ok" else f"pip install '{name}{wanted}'"
+        text = f"{found or '-'} (wanted {wanted or 'any'})"
+        findings.append(Finding(name, status, text, _REASONS.get(name, ""), remedy))
+    return findings
+
+
+def _packages() -> list[Finding]:
+    findings: list[Finding] = []
+    for name, purpose, remedy in _PACKAGES:
+        found = installed_version(name) or installed_version(f"{name}-cpu")
+        status: Status = "ok" if found else "optional"
+        findings.append(Finding(name, status, found or "-", purpose, "" if found else remedy))
+    return findings
+
+
+def _tools() -> list[Finding]:
+    findings: list[Finding] = []
+    for names, purpose, remedy in _TOOLS:
+        found = next((path for path in map(shutil.which, names) if path), None)
+        status: Status = "ok" if found else "optional"
+        findings.append(Finding(names[0], status, found or "-", purpose, "" if found else remedy))
+    return findings
+
+
+def _backends(session: Session) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name in session.plugins.backends:
+        try:
+            has = session.plugins.backend(name).capabilities
+        except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
+            rows.append((name, f"not usable here: {error}"))
+            continue
+        features = ", ".join(sorted(has.features)) or "none"
+        text = f"{has.cores} cores, {has.lanes} float32 lanes, {has.registers} vector registers"
+        caches = f"L1 {has.l1_bytes >> 10} KiB, L2 {has.l2_bytes >> 10} KiB"
+        rows.append((name, f"{text}, {caches}; features: {features}"))
+    return rows
+
+
+def _show(title: str, findings: list[Finding]) -> None:
+    click.echo(f"\n{title}")
+    for f in findings:
+        mark = {"ok": "ok", "optional": "--"}.get(f.status, f.status.upper())
+        advice = f"; {f.remedy}" if f.remedy else ""
+        click.echo(f"  {mark:<3} {f.name:<15} {f.found:<32} {f.purpose}{advice}")

@@ -1,0 +1,75 @@
+"""`tvmopt plugins`: what is plugged in, what each brings, and what is broken."""
+
+from dataclasses import asdict, fields
+
+import click
+
+from tvmopt.cli.console import print_json
+from tvmopt.cli.options import json_option, verbose_option
+from tvmopt.cli.session import Session
+from tvmopt.passes import Pass
+from tvmopt.plugins import PluginInfo, Plugins
+
+
+@click.command("plugins", short_help="Lists plugins, and why the bad ones are bad.")
+@json_option
+@verbose_option
+@click.pass_obj
+def plugins_command(session: Session, *, as_json: bool) -> None:
+    """Lists plugins, what each registers, and why the bad ones are bad.
+
+    TVMOPT_DISABLE_PLUGINS=1 switches off all that do not come with tvmopt, =NAME,NAME those.
+    """
+    plugins = session.plugins
+    if as_json:
+        print_json(
+            {
+                "plugins": [asdict(info) for info in plugins.infos],
+                "passes": {name: _options(one) for name, one in plugins.passes.items()},
+            }
+        )
+        return
+    for info in plugins.infos:
+        if not info.error:
+            _show(info, plugins, verbose=session.verbose)
+    for info in plugins.bad:
+        click.echo(f"{_heading(info)}\n  NOT LOADED: {info.error}")
+
+
+def _show(info: PluginInfo, plugins: Plugins, *, verbose: bool) -> None:
+    click.echo(_heading(info))
+    registered = {
+        "backends": info.backends,
+        "passes": info.passes,
+        "commands": info.commands,
+        "hooks": info.hooks,
+    }
+    for kind, names in registered.items():
+        if names:
+            click.echo(f"  {kind:<8}  {', '.join(names)}")
+    if verbose:
+        for name in info.passes:
+            one = plugins.passes[name]
+            click.echo(f"    {name} ({one.stage.name.lower()}): {_first_line(one)}")
+            for option, text in _options(one)["options"].items():
+                click.echo(f"      {option}={text}")
+
+
+def _heading(info: PluginInfo) -> str:
+    source = f"{info.distribution} {info.version}".strip()
+    return f"{info.name}  ({', '.join(part for part in (source, info.module) if part)})"
+
+
+def _options(one: type[Pass]) -> dict[str, dict[str, str]]:
+    from dataclasses import MISSING
+
+    defaults: dict[str, str] = {}
+    for field in fields(one):
+        kind = field.type if isinstance(field.type, str) else field.type.__name__
+        default = "" if field.default is MISSING else f" (default {field.default})"
+        defaults[field.name.replace("_", "-")] = f"{kind}{default}"
+    return {"options": defaults}
+
+
+def _first_line(item: type) -> str:
+    return (item.__doc__ or "").strip().partition("\n")[0]
