@@ -1,4 +1,4 @@
-"""The schedule of kernels that no other rule takes: inline, fuse, vectorize, parallelize what is legal."""
+"""The schedule of kernels that no other rule takes: the best loops that are certainly legal."""
 
 import tvm
 import tvm_ffi
@@ -28,8 +28,8 @@ class Fallback(ScheduleRule):
     def apply(
         self,
         func: tirx.PrimFunc,
-        target: Target,  # noqa: ARG002
-        tunable: bool,  # noqa: ARG002, FBT001
+        target: Target,
+        tunable: bool,  # noqa: FBT001
     ) -> s_tir.Schedule:
         sch = s_tir.Schedule(func)
         try:

@@ -9,6 +9,6 @@ from tvmopt_schedules.cpu.machine import Machine
 LegalizeFunc = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
 
 
-def legalizations(machine: Machine) -> Mapping[str, LegalizeFunc]:  # noqa: ARG001
+def legalizations(machine: Machine) -> Mapping[str, LegalizeFunc]:
     """Legalizations by Relax operator name; operators that are not named take TVM's."""
     return {}

@@ -2,12 +2,14 @@
 
 from tvm.s_tir.dlight import ScheduleRule
 
+from tvmopt_schedules.cpu.expand_math_rule import ExpandMath
 from tvmopt_schedules.cpu.fallback_rule import Fallback
 from tvmopt_schedules.cpu.machine import Machine
 
 
 def rules(machine: Machine) -> list[ScheduleRule]:
     """Schedule rules for kernels on `machine`; the first that returns a schedule wins."""
-    return [
+    scheduling = [
         Fallback(machine),
     ]
+    return [ExpandMath(rule) for rule in scheduling]
