@@ -1,7 +1,7 @@
 """One compilation, top to bottom: import, passes, build, verify, package."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import tvm
 
 from tvmopt.compiler.build import build
 from tvmopt.compiler.importer import import_model
-from tvmopt.compiler.package import Package, PackageDraft
+from tvmopt.compiler.package import Package, PackageDraft, check_output
 from tvmopt.compiler.verify import verify_draft
 from tvmopt.model import CompileRequest
 from tvmopt.passes import CompileContext, Pass
@@ -35,6 +35,8 @@ def compile_model(
     Raises:
         TvmoptError: see `tvmopt.compile`.
     """
+    if output is not None:
+        check_output(output)
     ctx = CompileContext(request, request.backend.target())
     report = ctx.report
     passes = line_up(request, plugins, ctx)
@@ -54,13 +56,13 @@ def compile_model(
     progress("build")
     with _clock(ctx, "build"):
         built = build(mod, ctx.target)
-    with PackageDraft(built, imported, request, report) as draft:
+    with PackageDraft(built, imported, request, report, output) as draft:
         if verify:
             progress("verify")
             with _clock(ctx, "verify"):
                 verify_draft(draft, imported, report)
         progress("package")
-        package = draft.publish(output)
+        package = draft.publish()
     plugins.compile_finished(request, report)
     return package
 
@@ -85,7 +87,7 @@ def run_pass(one: Pass, mod: tvm.IRModule, ctx: CompileContext, origin: str) -> 
 
 
 @contextmanager
-def _clock(ctx: CompileContext, phase: str) -> Iterator[None]:
+def _clock(ctx: CompileContext, phase: str) -> Generator[None]:
     start = time.perf_counter()
     yield
     ctx.report.seconds[phase] = time.perf_counter() - start

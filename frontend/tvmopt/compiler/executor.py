@@ -1,0 +1,196 @@
+"""Running a compiled library: nothing is copied that does not have to be."""
+
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+import tvm_ffi
+from tvm import relax
+
+from tvmopt.compiler.archive import ALIGNMENT
+from tvmopt.compiler.manifest import Weight
+from tvmopt.compiler.threads import kernel_threads
+from tvmopt.errors import InputError
+from tvmopt.model import TensorSpec
+
+Array = npt.NDArray[Any]
+_SMALL_BYTES = 4096
+
+Instrument = Callable[..., None]
+"""Is called as `(function, name, is_before, result, *arguments)` around each call of the VM."""
+
+
+class Executor:
+    """One compiled model, ready to run. Not to be used by two threads at once."""
+
+    def __init__(
+        self,
+        library: Path,
+        weights: memoryview,
+        table: Sequence[Weight],
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+    ) -> None:
+        """Loads the library; the file may be removed afterwards.
+
+        Args:
+            library: what `export_library` wrote.
+            weights: all weights, in writable memory aligned to 64 bytes; used where they lie.
+            table: where in `weights` each one lies, in the order of `main`'s tuple.
+            inputs: the model's inputs.
+            outputs: the model's outputs.
+        """
+        self._module = tvm.runtime.load_module(str(library))
+        # One object for all weights: made once, not converted at each run.
+        tensors = weight_tensors(weights, table)
+        self._weights = (tvm_ffi.convert(tensors),) if tensors else ()
+        self._weight_bytes = np.frombuffer(weights, np.uint8)
+        self._inputs = tuple(inputs)
+        self._outputs = tuple(outputs)
+        self._main = self._machine()["main"]
+        self._staged: dict[str, tuple[tvm.runtime.Tensor, Array]] = {}
+
+    def run(self, inputs: Mapping[str, Array], threads: int) -> dict[str, Array]:
+        """Runs the model once.
+
+        An input that is contiguous and 64-byte aligned is read where it lies, others are copied
+        once. Outputs are views of what the kernels wrote.
+
+        Raises:
+            InputError: a missing, unknown or unfitting input.
+        """
+        arguments = self.stage(inputs)
+        with kernel_threads(threads):
+            result = self._main(*arguments, *self._weights)
+        return self._named(result, inputs)
+
+    def bind(self, inputs: Mapping[str, Array], threads: int) -> Callable[[], None]:
+        """A function that runs the model on fixed inputs, for measuring."""
+        arguments = (*self.stage(inputs), *self._weights)
+        main = self._main
+
+        def run() -> None:
+            with kernel_threads(threads):
+                main(*arguments)
+
+        return run
+
+    def run_instrumented(
+        self, inputs: Mapping[str, Array], threads: int, instrument: Instrument, runs: int = 1
+    ) -> None:
+        """Runs the model with `instrument` around each call."""
+        # A VM of its own: an instrument cannot be taken off again.
+        machine = self._machine()
+        machine.set_instrument(tvm_ffi.convert(instrument))
+        arguments = (*self.stage(inputs), *self._weights)
+        with kernel_threads(threads):
+            for _ in range(runs):
+                machine["main"](*arguments)
+
+    def stage(self, inputs: Mapping[str, Array]) -> list[tvm.runtime.Tensor]:
+        """The inputs as tensors that kernels may read, in the model's order."""
+        check_inputs(inputs, self._inputs)
+        return [self._tensor(spec, inputs[spec.name]) for spec in self._inputs]
+
+    def _named(self, result: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        tensors = [result] if isinstance(result, tvm_ffi.core.Tensor) else list(result)
+        # An output may be an input, a weight, or a view of one, or be given out twice: such memory
+        # is not the caller's to keep. Small ones may be constants of the VM.
+        borrowed = [view for _, view in self._staged.values()]
+        borrowed += [self._weight_bytes, *inputs.values()]
+        arrays: dict[str, Array] = {}
+        for spec, tensor in zip(self._outputs, tensors, strict=True):
+            array = as_numpy(tensor)
+            is_shared = any(np.may_share_memory(array, other) for other in borrowed)
+            if is_shared or array.nbytes <= _SMALL_BYTES:
+                array = array.copy()
+            borrowed.append(array)
+            arrays[spec.name] = array
+        return arrays
+
+    def _machine(self) -> relax.VirtualMachine:
+        return relax.VirtualMachine(self._module, tvm.cpu())
+
+    def _tensor(self, spec: TensorSpec, array: Array) -> tvm.runtime.Tensor:
+        if _is_exotic(array.dtype):
+            return tvm.runtime.tensor(array)
+        flags = array.flags
+        is_plain = flags.c_contiguous and flags.writeable and array.dtype.isnative
+        if is_plain and array.size and array.ctypes.data % ALIGNMENT == 0:
+            return tvm.runtime.from_dlpack(array)
+        if spec.name not in self._staged:
+            tensor = tvm.runtime.empty(spec.shape, spec.dtype)
+            self._staged[spec.name] = tensor, as_numpy(tensor)
+        tensor, view = self._staged[spec.name]
+        np.copyto(view, array)
+        return tensor
+
+
+def check_inputs(inputs: Mapping[str, Array], specs: Sequence[TensorSpec]) -> None:
+    """Checks names, shapes and dtypes; nothing is converted in silence.
+
+    Raises:
+        InputError: names the input, what it should be and what it is.
+    """
+    wanted = {spec.name: spec for spec in specs}
+    missing = [name for name in wanted if name not in inputs]
+    for name in inputs:
+        if name not in wanted:
+            near = get_close_matches(name, missing or wanted, n=1)
+            message = (
+                f"the model has no input '{name}'; its inputs are {', '.join(wanted) or 'none'}"
+            )
+            raise InputError(message, f"did you mean '{near[0]}'?" if near else None)
+    if missing:
+        spec = wanted[missing[0]]
+        raise InputError(f"input '{spec.name}' is missing", f"give it as {_describe(spec)}")
+    for name, spec in wanted.items():
+        array = inputs[name]
+        if not isinstance(array, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
+            message = f"input '{name}' is a {type(array).__name__}, not a NumPy array"
+            raise InputError(message, f"give it as {_describe(spec)}")
+        if array.dtype.name != spec.dtype:
+            message = f"input '{name}' has dtype {array.dtype.name}, expected {spec.dtype}"
+            raise InputError(message, f"convert it: array.astype('{spec.dtype}')")
+        if array.shape != spec.shape:
+            found, expected = list(array.shape), list(spec.shape)
+            hint = "the compiled shape is fixed; compile again with --input-shapes for another"
+            if array.size == np.prod(spec.shape, dtype=int):
+                hint = f"it has as many elements: array.reshape({expected})"
+            raise InputError(f"input '{name}' has shape {found}, expected {expected}", hint)
+
+
+def as_numpy(tensor: tvm.runtime.Tensor) -> Array:
+    """A tensor's memory as an array, without a copy where NumPy knows the dtype."""
+    shape = tuple(int(extent) for extent in tensor.shape)
+    if 0 in shape:
+        return np.empty(shape, str(tensor.dtype))
+    try:
+        return np.from_dlpack(tensor)
+    except (BufferError, RuntimeError):  # bfloat16 and smaller are not NumPy's own
+        return tensor.numpy()
+
+
+def weight_tensors(buffer: memoryview, table: Sequence[Weight]) -> list[tvm.runtime.Tensor]:
+    """Weights as tensors that lie in `buffer`."""
+    tensors: list[tvm.runtime.Tensor] = []
+    for weight in table:
+        dtype = np.dtype(weight.dtype)
+        count = int(np.prod(weight.shape, dtype=int))
+        array = np.frombuffer(buffer, dtype, count, weight.offset).reshape(weight.shape)
+        is_in_place = count and not _is_exotic(dtype)
+        tensors.append((tvm.runtime.from_dlpack if is_in_place else tvm.runtime.tensor)(array))
+    return tensors
+
+
+def _is_exotic(dtype: np.dtype[Any]) -> bool:
+    # ml_dtypes' types are void to NumPy, which does not export them through DLPack.
+    return dtype.kind == "V"
+
+
+def _describe(spec: TensorSpec) -> str:
+    return f"{spec.dtype}{list(spec.shape)}"

@@ -1,0 +1,186 @@
+"""What a package says of itself: versions, target, tensors, hashes, and how it came to be."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, Self
+
+from tvmopt.compiler.archive import Member
+from tvmopt.errors import PackageError
+from tvmopt.model import TensorSpec
+from tvmopt.report import Report
+
+FORMAT_VERSION = 1
+"""Grows when an older tvmopt could not read a package correctly."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Where one weight lies: `offset` in bytes from the start of the weights."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True)
+class PackageTarget:
+    """The hardware that a package is for.
+
+    Attributes:
+        name: what `--target` was given, such as `x86-avx2`.
+        backend: name of the backend.
+        arch: machine name as `uname -m` says it.
+        isa: CPU features that must be present, in LLVM's names.
+        tvm: the TVM target as its JSON object.
+    """
+
+    name: str
+    backend: str
+    arch: str
+    isa: tuple[str, ...]
+    tvm: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """How far one output is from the original model's.
+
+    Attributes:
+        output: the output's name.
+        max_abs: largest absolute difference.
+        max_rel: largest absolute difference over the original's largest magnitude.
+        limit: what `max_rel` must not exceed; 0 where values must be equal.
+        ties: integers that differ because the floats that chose them are equal within the limit.
+    """
+
+    output: str
+    max_abs: float
+    max_rel: float
+    limit: float
+    ties: int = 0
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The comparison with the original model: what ran it, on which inputs, and the errors."""
+
+    reference: str
+    seed: int | None
+    outputs: tuple[OutputError, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The manifest of a package.
+
+    Attributes:
+        model: file name of the ONNX model.
+        input_ranges: smallest and largest sensible value of the integer inputs, by name.
+        options: what was asked for: pass options, disabled passes, shapes and dimensions.
+        members: size and hash of every other member.
+        verification: None where the package was made without.
+    """
+
+    format_version: int
+    tvmopt_version: str
+    tvm_version: str
+    model: str
+    target: PackageTarget
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    input_ranges: Mapping[str, tuple[int, int]]
+    weights: tuple[Weight, ...]
+    members: Mapping[str, Member]
+    options: Mapping[str, Any]
+    verification: Verification | None
+    report: Report
+
+    def to_json(self) -> bytes:
+        """The manifest as the bytes that go into the package."""
+        return json.dumps(asdict(self), indent=1, allow_nan=True).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, origin: str) -> Self:
+        """Reads a manifest back; `origin` names the package in errors.
+
+        Raises:
+            PackageError: a newer format, or no manifest at all.
+        """
+        try:
+            raw = json.loads(data)
+            format_version = int(raw["format_version"])
+            maker = str(raw["tvmopt_version"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise PackageError(f"package '{origin}' is damaged: its manifest is none") from None
+        if format_version > FORMAT_VERSION:
+            raise PackageError(
+                f"package '{origin}' has format {format_version}, and tvmopt {own_version()} "
+                f"reads up to format {FORMAT_VERSION}",
+                f"install the tvmopt that made it: pip install 'tvmopt>={maker}'",
+            )
+        try:
+            return cls._parse(raw)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = f"its manifest does not fit ({type(error).__name__}: {error})"
+            raise PackageError(f"package '{origin}' is damaged: {reason}") from None
+
+    @classmethod
+    def _parse(cls, raw: dict[str, Any]) -> Self:
+        target, verification = raw["target"], raw["verification"]
+        return cls(
+            **{
+                **raw,
+                "target": PackageTarget(**{**target, "isa": tuple(target["isa"])}),
+                "inputs": _specs(raw["inputs"]),
+                "outputs": _specs(raw["outputs"]),
+                "input_ranges": {k: (int(a), int(b)) for k, (a, b) in raw["input_ranges"].items()},
+                "weights": tuple(
+                    Weight(w["dtype"], tuple(w["shape"]), int(w["offset"])) for w in raw["weights"]
+                ),
+                "members": {name: Member(**m) for name, m in raw["members"].items()},
+                "verification": verification and _verification(verification),
+                "report": Report.from_json(raw["report"]),
+            }
+        )
+
+    def check_versions(self, origin: str) -> None:
+        """Checks that the installed TVM can run the package.
+
+        The bytecode of TVM's virtual machine and the calling convention of kernels are stable
+        within one `0.N` of TVM, not across.
+
+        Raises:
+            PackageError: made with another TVM.
+        """
+        installed = version("apache-tvm")
+        if _minor(installed) != _minor(self.tvm_version):
+            raise PackageError(
+                f"package '{origin}' was made with TVM {self.tvm_version}, and TVM {installed} is "
+                "installed",
+                f"compile the model again, or pip install 'apache-tvm=={self.tvm_version}'",
+            )
+
+
+def own_version() -> str:
+    """The version of this tvmopt."""
+    from tvmopt import __version__
+
+    return __version__
+
+
+def _minor(text: str) -> list[str]:
+    return text.split(".")[:2]
+
+
+def _specs(rows: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(str(row["name"]), tuple(int(d) for d in row["shape"]), str(row["dtype"]))
+        for row in rows
+    )
+
+
+def _verification(raw: dict[str, Any]) -> Verification:
+    outputs = tuple(OutputError(**row) for row in raw["outputs"])
+    return Verification(raw["reference"], raw["seed"], outputs)
