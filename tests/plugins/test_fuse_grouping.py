@@ -63,6 +63,10 @@ def test_batched_matmul_takes_moved_operands_only() -> None:
     assert group(chain(E, B)) == [[0], [1]]
 
 
+def test_moves_between_two_matmuls_belong_to_the_batched_one() -> None:
+    assert group(chain(A, E, R, M, B)) == [[0, 1], [2], [3, 4]]
+
+
 def test_reshapes_at_the_border_stand_alone() -> None:
     assert group(chain(R, E, M, R)) == [[0], [1, 2], [3]]
     assert group(chain(A, R, M)) == [[0, 1, 2]]

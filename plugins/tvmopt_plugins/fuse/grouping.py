@@ -1,14 +1,15 @@
 """Which operators share a kernel: a graph problem, told apart from Relax.
 
-Two rules, in this order:
+Three rules, in this order:
 
-1. *Epilogues.* From each anchor (convolution, matmul, pooling, row operator) the group grows along
+1. *Operands.* A batched matmul reads its operands through the operators that only move elements in
+   front of it: transposed heads, slices of a merged projection.
+2. *Epilogues.* From each anchor (convolution, matmul, pooling, row operator) the group grows along
    its result: a consumer joins when it is element-wise, or moves elements one to one, and the
    result has no other way out. Where it has several (`x * sigmoid(x)`), the operators between the
    fork and the place where all ways meet join together.
-2. *Prologues.* What is left joins the group of its consumers, when all of them are in one group
-   that computes its operands on the fly: another element-wise chain or a row operator; a batched
-   matmul takes operators that only move elements.
+3. *Prologues.* What is left joins the group of its consumers, when all of them are in one group
+   that computes its operands on the fly: another element-wise chain or a row operator.
 
 Reshapes at the border of a group leave it: alone they are views and cost nothing.
 """
@@ -71,6 +72,9 @@ class _Grouping:
 
     def groups(self) -> list[list[int]]:
         for index, node in enumerate(self.nodes):
+            if node.kind is Kind.ANCHOR_MOVED:
+                self._take_operands(index)
+        for index, node in enumerate(self.nodes):
             if node.kind in _LEADERS:
                 self._grow(index)
         for index in reversed(range(len(self.nodes))):
@@ -86,6 +90,15 @@ class _Grouping:
         self.members[last] = sorted(self.members[last] + self.members.pop(first))
         for member in self.members[last]:
             self.owner[member] = last
+
+    def _take_operands(self, anchor: int) -> None:
+        for index in range(anchor - 1, -1, -1):
+            moves = self.nodes[index].kind in _MOVES and not self.nodes[index].escapes
+            readers = {self.owner[consumer] for consumer in self.consumers[index]}
+            alone = len(self.members.get(index, ())) == 1
+            room = len(self.members[anchor]) < self.max_ops
+            if moves and alone and room and readers == {anchor}:
+                self._join(index, anchor)
 
     def _grow(self, tail: int) -> None:
         while not self.nodes[tail].escapes:
@@ -109,7 +122,7 @@ class _Grouping:
             block.append(index)
             if not todo:
                 return block
-            if self.nodes[index].escapes:
+            if self.nodes[index].escapes or not self.consumers[index]:
                 return []
             todo.update(self.consumers[index])
         return []
@@ -121,17 +134,9 @@ class _Grouping:
             return
         group = self.members[targets.pop()]
         kinds = {self.nodes[member].kind for member in group}
-        if len(group) >= self.max_ops or kinds & {Kind.OPAQUE, Kind.ANCHOR}:
-            return
-        if Kind.ANCHOR_MOVED in kinds and not self._feeds_anchor(index, group):
+        if len(group) >= self.max_ops or kinds & {Kind.OPAQUE, Kind.ANCHOR, Kind.ANCHOR_MOVED}:
             return
         self._join(index, group[-1])
-
-    def _feeds_anchor(self, index: int, group: Sequence[int]) -> bool:
-        """Whether `index` moves elements and only the anchor or what moves them for it reads it."""
-        anchor = next(m for m in group if self.nodes[m].kind is Kind.ANCHOR_MOVED)
-        moves = self.nodes[index].kind in _MOVES
-        return moves and all(consumer <= anchor for consumer in self.consumers[index])
 
     def _peel_reshapes(self, last: int) -> None:
         group = self.members[last]

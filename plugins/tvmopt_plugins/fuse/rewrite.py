@@ -27,7 +27,7 @@ _ANNOUNCED = {
 
 
 def fuse(mod: tvm.IRModule, options: "Fuse", ctx: CompileContext) -> tvm.IRModule:
-    """Groups the calls of `main`, makes each group one PrimFunc, and turns lone reshapes into views."""
+    """Groups the calls of `main`, makes each group one PrimFunc, and lone reshapes views."""
     mod = relax.transform.AnnotateTIROpPattern()(mod)
     bindings = [b for block in mod["main"].body.blocks for b in block.bindings]
     nodes = _read(mod, bindings)
@@ -40,21 +40,25 @@ def fuse(mod: tvm.IRModule, options: "Fuse", ctx: CompileContext) -> tvm.IRModul
     return tvm.transform.Sequential(
         [
             relax.transform.FuseTIR(),
-            relax.transform.DeadCodeElimination(),
             relax.transform.RewriteDataflowReshape(),
+            relax.transform.DeadCodeElimination(),
         ]
     )(mod)
 
 
 def _read(mod: tvm.IRModule, bindings: list[relax.Binding]) -> list[Node]:
     position = {binding.var: index for index, binding in enumerate(bindings)}
-    needed: set[relax.Var] = set(relax.analysis.free_vars(mod["main"].body.body))
+    main = mod["main"]
+    leaving = set(relax.analysis.free_vars(main.body.body))
+    for block in main.body.blocks:
+        if isinstance(block, relax.DataflowBlock):
+            outputs = (b.var for b in block.bindings if not isinstance(b.var, relax.DataflowVar))
+            leaving.update(outputs)
     nodes: list[Node] = []
     for binding in bindings:
         used = relax.analysis.free_vars(binding.value)
         inputs = [position[var] for var in used if var in position]
-        outside = binding.var in needed or not isinstance(binding.var, relax.DataflowVar)
-        nodes.append(Node(_kind(mod, binding), inputs, escapes=outside))
+        nodes.append(Node(_kind(mod, binding), inputs, escapes=binding.var in leaving))
     return nodes
 
 

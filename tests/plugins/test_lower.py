@@ -1,0 +1,146 @@
+"""The passes `legalize` and `schedule`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import tvm
+from tvm import relax, tirx
+from tvm.s_tir import Schedule
+from tvm.s_tir.dlight import ScheduleRule
+from tvm.script import ir as I
+from tvm.script import relax as R
+
+from tvmopt import Backend, Capabilities, CompileContext, CompileRequest, ModelSource
+from tvmopt_plugins.lower import Legalize
+from tvmopt_plugins.lower import Schedule as SchedulePass
+from tvmopt_schedules.cpu.blocks import is_reduction
+
+
+class TakesRelu(ScheduleRule):
+    name = "relu-rule"
+
+    def apply(self, func: tirx.PrimFunc, target: Any, tunable: bool) -> Schedule | None:
+        sch = Schedule(func)
+        blocks = sch.get_child_blocks(sch.get_sblock("root"))
+        if len(blocks) != 1 or is_reduction(sch, blocks[0]):
+            return None
+        sch.vectorize(sch.get_loops(blocks[0])[-1])
+        return sch
+
+
+class TakesAll(ScheduleRule):
+    name = "any"
+    fallback = True
+
+    def apply(self, func: tirx.PrimFunc, target: Any, tunable: bool) -> Schedule | None:
+        return Schedule(func)
+
+
+class Board(Backend):
+    name: ClassVar[str] = "board"
+    description: ClassVar[str] = "for tests"
+    rules: Sequence[ScheduleRule] = ()
+    definitions: Mapping[str, Any] = {}
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(8, 16, 1, 32 << 10, 1 << 20)
+
+    def target(self) -> tvm.target.Target:
+        return tvm.target.Target("llvm")
+
+    def legalizations(self) -> Mapping[str, Any]:
+        return self.definitions
+
+    def schedule_rules(self) -> Sequence[ScheduleRule]:
+        return self.rules
+
+
+@pytest.fixture
+def board() -> Board:
+    return Board()
+
+
+@pytest.fixture
+def ctx(board: Board) -> CompileContext:
+    request = CompileRequest(ModelSource(Path("model.onnx")), board)
+    return CompileContext(request, board.target())
+
+
+@I.ir_module
+class ReluTwice:
+    @R.function
+    def main(x: R.Tensor((2, 8), "float32")) -> R.Tensor((2,), "float32"):
+        with R.dataflow():
+            a = R.nn.relu(x)
+            b = R.nn.relu(a)
+            c = R.nn.softmax(b)
+            d = R.sum(c, axis=1)
+            R.output(d)
+        return d
+
+
+def test_split_becomes_slices(ctx: CompileContext) -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((2, 10), "float32")) -> R.Tensor((2, 3), "float32"):
+            with R.dataflow():
+                parts = R.split(x, [3, 6], axis=1)
+                b = parts[1]
+                R.output(b)
+            return b
+
+    mod = Legalize().run(Before, ctx)
+    names = [var.name_hint for var, f in mod.functions_items() if isinstance(f, tirx.PrimFunc)]
+    assert names == ["strided_slice"]
+
+
+def test_definition_of_the_backend_comes_first(board: Board, ctx: CompileContext) -> None:
+    def as_double(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        return bb.call_te(
+            lambda x: tvm.te.compute(x.shape, lambda *i: x(*i) * 2.0),
+            call.args[0],
+            primfunc_name_hint="ours",
+        )
+
+    board.definitions = {"relax.nn.relu": as_double}
+    mod = Legalize().run(ReluTwice, ctx)
+    assert "ours" in [var.name_hint for var in mod.get_global_vars()]
+
+
+def test_first_rule_that_takes_a_kernel_wins(board: Board, ctx: CompileContext) -> None:
+    board.rules = [TakesRelu(), TakesAll()]
+    SchedulePass().run(Legalize().run(ReluTwice, ctx), ctx)
+    taken = [(layer.op, layer.schedule) for layer in ctx.report.layers]
+    expected = [("relu", "relu-rule"), ("relu", "relu-rule"), ("softmax", "any")]
+    assert taken[:3] == expected
+
+
+def test_layers_carry_names_and_sizes(board: Board, ctx: CompileContext) -> None:
+    board.rules = [TakesAll()]
+    SchedulePass().run(Legalize().run(ReluTwice, ctx), ctx)
+    first = ctx.report.layers[0]
+    assert first.nodes == ("a",)
+    assert first.bytes_moved == 2 * (2 * 8 * 4)
+    assert first.outputs == ("float32[2, 8]",)
+
+
+def test_fallback_is_reported(board: Board, ctx: CompileContext) -> None:
+    board.rules = [TakesRelu(), TakesAll()]
+    SchedulePass().run(Legalize().run(ReluTwice, ctx), ctx)
+    softmax = next(layer for layer in ctx.report.layers if layer.op == "softmax")
+    assert softmax.fallback
+    missed = [r.op for r in ctx.report.remarks if r.kind == "missed"]
+    assert missed.count("c") == 1
+    assert "a" not in missed
+
+
+def test_kernel_that_no_rule_takes_is_named(board: Board, ctx: CompileContext) -> None:
+    board.rules = [TakesRelu()]
+    SchedulePass().run(Legalize().run(ReluTwice, ctx), ctx)
+    softmax = next(layer for layer in ctx.report.layers if layer.op == "softmax")
+    assert softmax.schedule == "none"
+    assert "unscheduled" in softmax.fallback
