@@ -20,7 +20,8 @@ Usage. A rewrite is a function that sees one bound value and returns its replace
   rewrites again until none fires. Dead bindings are removed at the end.
 - The replacement may be nested (`relax.op.add(relax.op.multiply(x, a), b)`): inner calls become
   bindings of their own that carry the same ONNX name. `graph.emit(value)` does so explicitly and
-  returns the variable; `graph.bb.call_te(...)` makes a call of a new PrimFunc to emit or return.
+  returns the variable. Inner values are offered to the rewrites, too. `graph.bb.call_te(...)` makes
+  a call of a new PrimFunc to emit or return.
 - A replacement has the very type of what it replaces (asserted). A pass that changes layouts keeps
   its own map `variable -> blocked variable` and returns the way back; unused ones are dead code.
 - `graph.uses(var)` counts consumers exactly as they are now: bindings of the new function that are
@@ -35,7 +36,8 @@ Only `main` is visited, and in it only the top level: branches of `If` are left 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -56,6 +58,7 @@ __all__ = [
     "is_op",
     "join_names",
     "rebuild",
+    "remake",
     "scalar_value",
     "shape_of",
 ]
@@ -75,6 +78,18 @@ def is_op(value: relax.Expr | None, *names: str) -> TypeGuard[relax.Call]:
 def attrs_of(call: relax.Call) -> Any:
     """The attributes of an operator, for which TVM has no static types: `attrs_of(call).axis`."""
     return call.attrs
+
+
+def remake(call: relax.Call, args: Sequence[relax.Expr], **changed: Any) -> relax.Call:
+    """The same `relax.nn` operator on other operands, and with other attributes where named."""
+    name: str = getattr(call.op, "name", "")
+    make = getattr(relax.op.nn, name.removeprefix("relax.nn."))
+    own = {
+        key: getattr(call.attrs, key)
+        for key in signature(make).parameters
+        if key in dir(call.attrs)
+    }
+    return make(*args, **{**own, **changed})
 
 
 def constant_value(expr: relax.Expr | None) -> np.ndarray[Any, Any] | None:
@@ -141,16 +156,19 @@ class Graph:
         self,
         func: Any,
         bb: relax.BlockBuilder,
+        rewrites: tuple["Rewrite", ...],
         source: Pass | None = None,
         ctx: CompileContext | None = None,
     ) -> None:
         self.bb = bb
+        self._rewrites = rewrites
         self._source = source
         self._ctx = ctx
         self._said: set[tuple[str, str]] = set()
         self.name = ""
         self.in_dataflow = False
         self._values: dict[relax.Var, relax.Expr] = {}
+        self._variables: dict[relax.Expr, relax.Var] = {}
         self._uses: Counter[relax.Var] = Counter()
         self._outputs: set[relax.Var] = set()
         for block in func.body.blocks:
@@ -163,6 +181,10 @@ class Graph:
     def producer(self, expr: relax.Expr | None) -> relax.Expr | None:
         """The value bound to a variable; None for parameters, constants and the like."""
         return self._values.get(expr) if isinstance(expr, relax.Var) else None
+
+    def variable(self, value: relax.Expr) -> relax.Var | None:
+        """The variable that this very value is bound to, in the block that is being built."""
+        return self._variables.get(value)
 
     def uses(self, expr: relax.Expr) -> int:
         """How many operands and results refer to a variable (twice in `x * x`)."""
@@ -192,11 +214,31 @@ class Graph:
         self._said.add((self.name, message))
         return not known
 
-    def emit(self, value: relax.Expr, name: str | None = None) -> relax.Var:
-        """Binds `value` to a new variable, by default under the visited binding's ONNX name."""
-        value = self.normalize(value)
+    def emit(self, value: relax.Expr, name: str | None = None) -> relax.Expr:
+        """Binds `value` to a new variable, by default under the visited binding's ONNX name.
+
+        The value is offered to the rewrites first, so that what comes back may also be an older
+        variable or a constant.
+        """
+        value = self.rewrite(self.normalize(value))
+        if isinstance(value, relax.Var | GenericConst):
+            return value
         kind = relax.DataflowVar if self.in_dataflow else relax.Var
         return self.bind(kind(name or self.name, value.ty), value)
+
+    def rewrite(self, value: relax.Expr) -> relax.Expr:
+        """What the rewrites make of a normalized value, itself if none of them fires."""
+        first = value
+        for _ in range(_MOST_REWRITES):
+            offers = (one(value, self) for one in self._rewrites)
+            replacement = next((offer for offer in offers if offer is not None), None)
+            if replacement is None or replacement is value:
+                return value
+            value = self.normalize(replacement)
+            assert structural_equal(first.ty, value.ty), (
+                f"{self.name}: the rewrite gives {value.ty} for {first.ty}"
+            )
+        raise AssertionError(f"{self.name}: the rewrites do not come to an end")
 
     def normalize(self, value: relax.Expr) -> relax.Expr:
         """Gives `value` a type; nested calls become bindings under the current name."""
@@ -216,8 +258,14 @@ class Graph:
         """Binds a variable that the caller made to a normalized value."""
         self.bb.emit_normalized(relax.VarBinding(var, value))
         self._values[var] = value
+        self._variables[value] = var
         self._uses.update(_operands(value))
         return var
+
+    def begin_block(self, *, is_dataflow: bool) -> None:
+        """Enters a block of bindings; what a dataflow block binds is not visible outside."""
+        self.in_dataflow = is_dataflow
+        self._variables.clear()
 
     def replace(self, old: relax.Var, new: relax.Var) -> None:
         """Has `new` stand for `old`: the consumers still to come refer to it."""
@@ -265,19 +313,19 @@ def rebuild(
     """
     func: Any = mod["main"]
     bb = relax.BlockBuilder(_without_main(mod))
-    graph = Graph(func, bb, source, ctx)
+    graph = Graph(func, bb, rewrites, source, ctx)
     env: dict[relax.Var, relax.Expr] = {}
     attrs = {key: func.attrs[key] for key in func.attrs.keys()} if func.attrs else {}  # noqa: SIM118
     fired = False
     with bb.function("main", list(func.params), attrs, func.is_pure):
         for block in func.body.blocks:
-            if isinstance(block, relax.DataflowBlock):
-                graph.in_dataflow = True
+            is_dataflow = isinstance(block, relax.DataflowBlock)
+            graph.begin_block(is_dataflow=is_dataflow)
+            if is_dataflow:
                 with bb.dataflow():
-                    fired |= _rebuild_block(block, graph, env, rewrites)
-                graph.in_dataflow = False
+                    fired |= _rebuild_block(block, graph, env)
             else:
-                fired |= _rebuild_block(block, graph, env, rewrites)
+                fired |= _rebuild_block(block, graph, env)
         bb.emit_func_output(_substitute(func.body.body, env))
     if not fired:
         return mod
@@ -289,10 +337,7 @@ def rebuild(
 
 
 def _rebuild_block(
-    block: relax.BindingBlock,
-    graph: Graph,
-    env: dict[relax.Var, relax.Expr],
-    rewrites: tuple[Rewrite, ...],
+    block: relax.BindingBlock, graph: Graph, env: dict[relax.Var, relax.Expr]
 ) -> bool:
     fired = False
     bindings: list[Any] = list(block.bindings)
@@ -303,37 +348,25 @@ def _rebuild_block(
             graph.bb.emit_normalized(relax.MatchCast(old, value, binding.ty))
             continue
         graph.name = old.name
-        new = _rewrite(value, graph, rewrites)
+        new = graph.rewrite(value)
         fired |= new is not value
-        # What the rewrite emitted holds its operands by now: only then let the old ones go.
         if isinstance(new, GenericConst) and isinstance(old, relax.DataflowVar):
             env[old] = new  # consumers see the constant itself
+            fired = True
         elif new is value and value is binding.value:
             graph.bind(old, value)
         elif isinstance(new, relax.Var) and _may_alias(old, new):
             graph.replace(old, new)
             env[old] = new
+            fired = True
         else:
             # An output that only passes `new` on is called like the node that computes it.
             name = new.name if isinstance(new, relax.Var) else graph.name
             var = type(old)(name, new.ty)
             graph.replace(old, var)
             env[old] = graph.bind(var, new)
-        graph.release(value)
+        graph.release(value)  # not earlier: what the rewrite emitted holds its operands by now
     return fired
-
-
-def _rewrite(value: relax.Expr, graph: Graph, rewrites: tuple[Rewrite, ...]) -> relax.Expr:
-    first = value
-    for _ in range(_MOST_REWRITES):
-        replacement = next((r for one in rewrites if (r := one(value, graph)) is not None), None)
-        if replacement is None or replacement is value:
-            return value
-        value = graph.normalize(replacement)
-        assert structural_equal(first.ty, value.ty), (
-            f"{graph.name}: the rewrite gives {value.ty} for {first.ty}"
-        )
-    raise AssertionError(f"{graph.name}: the rewrites do not come to an end")
 
 
 def _may_alias(old: relax.Var, new: relax.Var) -> bool:
