@@ -220,11 +220,13 @@ class Graph:
         The value is offered to the rewrites first, so that what comes back may also be an older
         variable or a constant.
         """
+        outer_name, self.name = self.name, name or self.name
         value = self.rewrite(self.normalize(value))
-        if isinstance(value, relax.Var | GenericConst):
-            return value
-        kind = relax.DataflowVar if self.in_dataflow else relax.Var
-        return self.bind(kind(name or self.name, value.ty), value)
+        if not isinstance(value, relax.Var | GenericConst):
+            kind = relax.DataflowVar if self.in_dataflow else relax.Var
+            value = self.bind(kind(self.name, value.ty), value)
+        self.name = outer_name
+        return value
 
     def rewrite(self, value: relax.Expr) -> relax.Expr:
         """What the rewrites make of a normalized value, itself if none of them fires."""
