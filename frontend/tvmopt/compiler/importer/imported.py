@@ -1,0 +1,78 @@
+"""The import of one model, top to bottom."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+import tvm
+
+from tvmopt.compiler.importer import dims, original
+from tvmopt.compiler.importer.branches import resolve_branches
+from tvmopt.compiler.importer.build import build_module
+from tvmopt.compiler.importer.check import check_graph, check_opset, check_supported, check_valid
+from tvmopt.compiler.importer.fold import fold
+from tvmopt.compiler.importer.functions import inline_local_functions, inline_schema_functions
+from tvmopt.compiler.importer.names import name_nodes
+from tvmopt.compiler.importer.read import read_draft
+from tvmopt.model import ModelSource, TensorSpec
+from tvmopt.report import Remark
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """An ONNX model as a Relax module, and what connects the two.
+
+    Attributes:
+        module: one Relax function `main` with static shapes. Its parameters are the model's inputs
+            in the file's order; each binding bears the name of the ONNX node that it computes.
+        inputs: the model's inputs, by the file's own names.
+        outputs: the model's outputs, by the file's own names; one name may stand there twice.
+        remarks: what the import changed or noticed.
+        source: the file, and what the user said of its dimensions.
+        node_outputs: name of the first output tensor of each node of the original graph, by node
+            name.
+    """
+
+    module: tvm.IRModule
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    remarks: tuple[Remark, ...]
+    source: ModelSource
+    node_outputs: Mapping[str, str]
+
+    def original(self, extra_outputs: Sequence[str] = ()) -> onnx.ModelProto:
+        """Reads the file again: the untouched graph, only with the input shapes filled in.
+
+        Args:
+            extra_outputs: tensors (values of `node_outputs`) that become outputs, after the model's
+                own, so that a runtime shows what a layer computes.
+
+        Raises:
+            ModelError: the file is not there any more, or its weights exceed what one proto holds.
+        """
+        shapes = {spec.name: spec.shape for spec in self.inputs}
+        return original.read_original(self.source.path, shapes, extra_outputs)
+
+
+def import_model(source: ModelSource) -> ImportedModel:
+    """Turns an ONNX file into a Relax module with static shapes.
+
+    Raises:
+        ModelError: the file cannot be read, or the model cannot be compiled correctly.
+        UsageError: a shape or dimension is given for something that the model does not have.
+    """
+    draft = read_draft(source.path)
+    check_opset(draft)
+    node_outputs = name_nodes(draft.graph)
+    inline_local_functions(draft)
+    check_graph(draft)
+    dims.freeze(draft, source)
+    check_valid(draft)
+    inline_schema_functions(draft)
+    types = fold(draft)
+    while resolve_branches(draft):
+        inline_schema_functions(draft)
+        types = fold(draft)
+    check_supported(draft)
+    module, inputs, outputs = build_module(draft, types)
+    return ImportedModel(module, inputs, outputs, tuple(draft.remarks), source, node_outputs)
