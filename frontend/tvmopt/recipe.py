@@ -113,7 +113,10 @@ class _Reader:
     def read(self, data: dict[Any, Any]) -> Recipe:
         for key in data:
             self.known(str(key), str(key), KEYS, "key")
-        recipe = Recipe(
+        verify = data.get("verify")
+        if verify is not None and not isinstance(verify, bool):
+            raise self.wrong("verify", f"expected true or false, got {verify!r}")
+        return Recipe(
             model=self.file(data, "model"),
             target=self.target(data),
             output=self.file(data, "output"),
@@ -121,11 +124,8 @@ class _Reader:
             dims=self.table(data, "dims", self.size),
             passes=self.passes(data.get("passes")),
             disabled=frozenset(self.pass_names(data.get("disable-passes"))),
-            verify=data.get("verify"),
+            verify=verify,
         )
-        if recipe.verify not in (None, True, False):
-            raise self.wrong("verify", f"expected true or false, got '{recipe.verify}'")
-        return recipe
 
     def known(self, key: str, name: str, names: Iterable[str], kind: str) -> None:
         names = list(names)

@@ -14,6 +14,7 @@ from tvmopt.cli.options import (
     parse_dims,
     parse_input_shapes,
     parse_passes,
+    shape_options,
     threads_option,
     verbose_option,
 )
@@ -46,19 +47,7 @@ class _Plan:
     metavar="FILE",
     help="The package to write.  [default: the model's name with .tvmpkg, in this directory]",
 )
-@click.option(
-    "--input-shapes",
-    multiple=True,
-    metavar="NAME:[D,...]",
-    help='Shapes of inputs with open dimensions, as in "x:[1,3,224,224]".',
-)
-@click.option(
-    "--dim",
-    "dims",
-    multiple=True,
-    metavar="NAME=SIZE",
-    help="The size of a symbolic dimension, as in batch=1.",
-)
+@shape_options
 @click.option(
     "--recipe",
     "recipe_path",

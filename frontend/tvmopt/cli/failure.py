@@ -44,7 +44,8 @@ def _describe(error: BaseException) -> tuple[int, str, str | None]:
         case TvmoptError():
             return error.exit_code, _one_line(str(error)), error.hint
         case KeyboardInterrupt() | click.Abort():
-            return INTERRUPTED, _one_line(str(error)) or "interrupted", None
+            said = error.__cause__ if isinstance(error, click.Abort) else error
+            return INTERRUPTED, _one_line(str(said or "")) or "interrupted", None
         case click.NoSuchOption():
             near = error.possibilities or ()
             command = f" of `{error.ctx.command_path}`" if error.ctx else ""

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tvmopt.cli.console import print_fields, print_json, print_table, shape_text, size_text
-from tvmopt.cli.options import json_option, verbose_option
+from tvmopt.cli.options import (
+    json_option,
+    parse_dims,
+    parse_input_shapes,
+    shape_options,
+    verbose_option,
+)
 from tvmopt.cli.session import Session
 from tvmopt.errors import UsageError
+from tvmopt.model import ModelSource
 
 if TYPE_CHECKING:
     import onnx
@@ -20,10 +27,19 @@ if TYPE_CHECKING:
 @click.command("inspect", short_help="Shows what is in a model or a package.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--capability", is_flag=True, help="For a model: which of its operators compile.")
+@shape_options
 @json_option
 @verbose_option
 @click.pass_obj
-def inspect_command(session: Session, file: Path, *, capability: bool, as_json: bool) -> int:
+def inspect_command(
+    session: Session,
+    file: Path,
+    *,
+    capability: bool,
+    input_shapes: tuple[str, ...],
+    dims: tuple[str, ...],
+    as_json: bool,
+) -> int:
     """Shows what is in FILE, an ONNX model or a .tvmpkg package.
 
     With --capability, exits with 4 if the model holds something that cannot be compiled.
@@ -33,13 +49,16 @@ def inspect_command(session: Session, file: Path, *, capability: bool, as_json: 
             raise UsageError(f"'{file}' is a package; --capability is for models")
         _inspect_package(file, as_json=as_json, verbose=session.verbose)
         return 0
-    from tvmopt.compiler.importer.read import read_proto
-
-    model = read_proto(file)
     if capability:
         from tvmopt.cli.capability import inspect_capability
 
-        return inspect_capability(file, model, as_json=as_json)
+        source = ModelSource(file, parse_input_shapes(input_shapes), parse_dims(dims))
+        return inspect_capability(source, as_json=as_json)
+    if input_shapes or dims:
+        raise UsageError("shapes and dimensions are for --capability, which is not given")
+    from tvmopt.compiler.importer.read import read_proto
+
+    model = read_proto(file)
     data = _describe_model(file, model)
     if as_json:
         print_json(data)

@@ -12,7 +12,7 @@ from tvmopt.errors import UsageError
 F = TypeVar("F", bound=Callable[..., Any])
 
 # A name may hold colons (TensorFlow's `input:0`), so the shape's bracket ends it.
-_SHAPE = re.compile(r"\s*(?P<name>[^,\s].*?)\s*:\s*\[(?P<dims>[^\[\]]*)\]\s*(?:,|$)")
+_SHAPE = re.compile(r"\s*(?P<name>[^,\s](?:(?!:\s*\[).)*?)\s*:\s*\[(?P<dims>[^\[\]]*)\]\s*(?:,|$)")
 
 
 def _set_verbose(ctx: click.Context, _param: click.Parameter, value: bool) -> None:  # noqa: FBT001
@@ -50,20 +50,59 @@ def threads_option(function: F) -> F:
     )(function)
 
 
+def shape_options(function: F) -> F:
+    """`--input-shapes` and `--dim`, for `parse_input_shapes` and `parse_dims`."""
+    function = click.option(
+        "--dim",
+        "dims",
+        multiple=True,
+        metavar="NAME=SIZE",
+        help="The size of a symbolic dimension, as in batch=1.",
+    )(function)
+    return click.option(
+        "--input-shapes",
+        multiple=True,
+        metavar="NAME:[D,...]",
+        help='Shapes of inputs with open dimensions, as in "x:[1,3,224,224]".',
+    )(function)
+
+
+def inputs_options(function: F) -> F:
+    """`--inputs`, `--fill-mode` and `--seed`: what a package runs on."""
+    function = click.option(
+        "--seed", type=click.IntRange(min=0), default=0, metavar="N", help="For --fill-mode random."
+    )(function)
+    function = click.option(
+        "--fill-mode",
+        type=click.Choice(["random", "ones", "zeros"]),
+        default="random",
+        show_default=True,
+        help="What inputs that are not given hold.",
+    )(function)
+    return click.option(
+        "--inputs",
+        multiple=True,
+        metavar="[NAME=]FILE",
+        help="A .npz, .npy or .pb file, or a folder with input_0.pb, input_1.pb, ...; repeatable.",
+    )(function)
+
+
 def parse_input_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Reads `x:[1,3,224,224]`, also several after commas.
+    """Reads `x:[1,3,224,224]`, also several after commas; one alone needs no brackets.
 
     Raises:
         UsageError: another form, a dimension that is no positive number, or a name given twice.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for text in texts:
+    for given in texts:
+        name, colon, dims = given.rpartition(":")
+        text = f"{name}:[{dims}]" if colon and name and "[" not in given else given
         position = 0
         while position < len(text) or not text:
             match = _SHAPE.match(text, position)
             if match is None:
                 raise UsageError(
-                    f"--input-shapes '{text}' is not of the form NAME:[d0,d1,...]",
+                    f"--input-shapes '{given}' is not of the form NAME:[d0,d1,...]",
                     'for example --input-shapes "x:[1,3,224,224]"',
                 )
             name = match["name"]

@@ -23,16 +23,7 @@ class Steps:
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-            bar = Progress(
-                TextColumn("{task.description:<24}"),
-                BarColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
+            bar = _bar()
             bar.add_task("start", total=sum(map(_weight, self._names)))
             bar.start()
             self._bar = bar
@@ -51,6 +42,41 @@ class Steps:
     def __exit__(self, *_exception: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+class Rounds:
+    """Is called with the number of each finished round of a measurement."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self._label = label
+        self._total = total
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            self._bar = _bar()
+            self._bar.add_task(self._label, total=self._total)
+            self._bar.start()
+        else:
+            click.echo(f"{self._label}, {self._total} rounds", err=True)
+        return self
+
+    def __call__(self, finished: int) -> None:
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=finished)
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _bar() -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), TimeRemainingColumn())
+    # Once or twice a second: the bar's thread takes time from what is measured.
+    return Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=2)
 
 
 def _weight(name: str) -> int:

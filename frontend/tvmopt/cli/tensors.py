@@ -11,6 +11,9 @@ from tvmopt.model import TensorSpec
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from tvmopt.compiler.package import Package
+    from tvmopt.compiler.sample_inputs import Fill
+
     Array = npt.NDArray[Any]
 
 _SUFFIXES = (".npz", ".npy", ".pb")
@@ -44,6 +47,17 @@ def read_inputs(texts: Iterable[str], specs: Sequence[TensorSpec]) -> "dict[str,
             raise InputError(message, "say which input it is for: --inputs NAME=FILE")
         inputs[free[index]] = array
     return inputs
+
+
+def complete_inputs(
+    package: "Package", texts: Iterable[str], fill: "Fill", seed: int
+) -> "dict[str, Array]":
+    """The inputs in files, and `fill` for those that no file gives.
+
+    Raises:
+        InputError: see `read_inputs`.
+    """
+    return {**package.sample_inputs(seed, fill), **read_inputs(texts, package.inputs)}
 
 
 def write_outputs(path: Path, outputs: "dict[str, Array]") -> None:
