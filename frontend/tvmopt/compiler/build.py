@@ -7,6 +7,8 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from tvmopt.compiler.tir_pipeline import TIR_PIPELINE
+
 _LIFT_BYTES = 256  # smaller constants stay in the executable
 
 
@@ -29,7 +31,7 @@ def build(mod: tvm.IRModule, target: tvm.target.Target) -> BuiltModel:
     mod, weights = lift_weights(mod)
     with target, tvm.transform.PassContext(opt_level=3, config=_CONFIG):
         mod = tvm.transform.Sequential(_GRAPH_PASSES)(mod)
-        executable = relax.build(mod, target, relax_pipeline=None)
+        executable = relax.build(mod, target, relax_pipeline=None, tir_pipeline=TIR_PIPELINE)
     return BuiltModel(executable, weights)
 
 
