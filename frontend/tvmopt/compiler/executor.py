@@ -18,6 +18,7 @@ from tvmopt.errors import InputError
 from tvmopt.model import TensorSpec
 
 Array = npt.NDArray[Any]
+Tensor = tvm_ffi.core.Tensor
 _SMALL_BYTES = 4096
 
 Instrument = Callable[..., None]
@@ -52,7 +53,7 @@ class Executor:
         self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
         self._main = self._machine()["main"]
-        self._staged: dict[str, tuple[tvm.runtime.Tensor, Array]] = {}
+        self._staged: dict[str, tuple[Tensor, Array]] = {}
 
     def run(self, inputs: Mapping[str, Array], threads: int) -> dict[str, Array]:
         """Runs the model once.
@@ -91,7 +92,7 @@ class Executor:
             for _ in range(runs):
                 machine["main"](*arguments)
 
-    def stage(self, inputs: Mapping[str, Array]) -> list[tvm.runtime.Tensor]:
+    def stage(self, inputs: Mapping[str, Array]) -> list[Tensor]:
         """The inputs as tensors that kernels may read, in the model's order."""
         check_inputs(inputs, self._inputs)
         return [self._tensor(spec, inputs[spec.name]) for spec in self._inputs]
@@ -115,7 +116,7 @@ class Executor:
     def _machine(self) -> relax.VirtualMachine:
         return relax.VirtualMachine(self._module, tvm.cpu())
 
-    def _tensor(self, spec: TensorSpec, array: Array) -> tvm.runtime.Tensor:
+    def _tensor(self, spec: TensorSpec, array: Array) -> Tensor:
         if _is_exotic(array.dtype):
             return tvm.runtime.tensor(array)
         flags = array.flags
@@ -164,7 +165,7 @@ def check_inputs(inputs: Mapping[str, Array], specs: Sequence[TensorSpec]) -> No
             raise InputError(f"input '{name}' has shape {found}, expected {expected}", hint)
 
 
-def as_numpy(tensor: tvm.runtime.Tensor) -> Array:
+def as_numpy(tensor: Tensor) -> Array:
     """A tensor's memory as an array, without a copy where NumPy knows the dtype."""
     shape = tuple(int(extent) for extent in tensor.shape)
     if 0 in shape:
@@ -175,9 +176,9 @@ def as_numpy(tensor: tvm.runtime.Tensor) -> Array:
         return tensor.numpy()
 
 
-def weight_tensors(buffer: memoryview, table: Sequence[Weight]) -> list[tvm.runtime.Tensor]:
+def weight_tensors(buffer: memoryview, table: Sequence[Weight]) -> list[Tensor]:
     """Weights as tensors that lie in `buffer`."""
-    tensors: list[tvm.runtime.Tensor] = []
+    tensors: list[Tensor] = []
     for weight in table:
         dtype = np.dtype(weight.dtype)
         count = int(np.prod(weight.shape, dtype=int))

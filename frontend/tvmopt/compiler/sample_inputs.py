@@ -19,10 +19,22 @@ Array = npt.NDArray[Any]
 Fill = Literal["random", "zeros", "ones"]
 Range = tuple[int, int]
 
-# Operators whose output holds values of their first input only.
+# Operators whose output holds values of an input.
 _PRESERVING = frozenset(
-    ["Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand"]
-    + ["Slice", "Tile", "Split", "Concat"]
+    {
+        "Cast",
+        "Concat",
+        "Expand",
+        "Flatten",
+        "Identity",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    }
 )
 # Operators that pick by index: the input that is the index.
 _PICKING = {"Gather": 1, "GatherElements": 1}

@@ -1,0 +1,175 @@
+"""Where the time goes: the time of each kernel call, and how near it comes to the core's peak."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tvmopt.compiler.benchmark import benchmark_alternating
+from tvmopt.compiler.executor import Array, Executor
+from tvmopt.compiler.peak import CorePeak, core_peak
+from tvmopt.compiler.threads import check_threads
+from tvmopt.errors import UsageError
+from tvmopt.report import Layer
+
+if TYPE_CHECKING:
+    from tvmopt.compiler.package import Package
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """The time of one layer.
+
+    Attributes:
+        layer: the kernel call, as the report has it.
+        time_us: median over the runs, in microseconds.
+        share: part of all layers' time, from 0 to 1.
+        gflops: floating-point operations per nanosecond; 0 for pure data movement.
+        peak_share: `gflops` over the measured peak of the cores used, from 0 to 1.
+        gbytes_per_s: bytes of its inputs and outputs per nanosecond, caches included.
+    """
+
+    layer: Layer
+    time_us: float
+    share: float
+    gflops: float
+    peak_share: float
+    gbytes_per_s: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The times of all layers, in order of execution.
+
+    Attributes:
+        layers: one row for each kernel call.
+        total_us: median latency of the whole model, measured without instruments.
+        layers_us: sum of the layers' times.
+        threads: how many threads the kernels used.
+        peak: what one core can do.
+    """
+
+    layers: tuple[LayerTime, ...]
+    total_us: float
+    layers_us: float
+    threads: int
+    peak: CorePeak
+
+    @property
+    def overhead_us(self) -> float:
+        """What is spent between kernels: the VM, allocation, and checks of inputs."""
+        return max(self.total_us - self.layers_us, 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """The profile as JSON-serializable data."""
+        rows = [
+            {
+                "nodes": list(row.layer.nodes),
+                "op": row.layer.op,
+                "kernel": row.layer.kernel,
+                "schedule": row.layer.schedule,
+                "fallback": row.layer.fallback,
+                "time_us": row.time_us,
+                "share": row.share,
+                "gflops": row.gflops,
+                "peak_share": row.peak_share,
+                "gbytes_per_s": row.gbytes_per_s,
+            }
+            for row in self.layers
+        ]
+        return {
+            "total_us": self.total_us,
+            "layers_us": self.layers_us,
+            "overhead_us": self.overhead_us,
+            "threads": self.threads,
+            "core_peak_gflops": self.peak.gflops,
+            "core_copy_gbytes_per_s": self.peak.gbytes_per_s,
+            "layers": rows,
+        }
+
+
+def profile_package(
+    package: "Package",
+    inputs: Mapping[str, Array] | None = None,
+    *,
+    repeat: int = 10,
+    warmup: int = 3,
+    threads: int | None = None,
+) -> Profile:
+    """Measures a package layer by layer.
+
+    Args:
+        package: what to measure.
+        inputs: by default `package.sample_inputs()`.
+        repeat: runs that each time is the median of.
+        warmup: runs before them.
+        threads: how many to use; by default one for each physical core.
+    """
+    if repeat < 1:
+        raise UsageError(f"repeat must be at least 1, got {repeat}")
+    count = check_threads(threads)
+    given = package.sample_inputs() if inputs is None else inputs
+    run = package.bind(given, count)
+    whole = benchmark_alternating({"": run}, repeat=repeat, warmup=warmup)[""]
+    peak = core_peak(package.manifest.target)
+    times = time_layers(package.executor, package.report.layers, given, count, repeat, warmup)
+    total = sum(times) or 1.0
+    rows = tuple(
+        _row(layer, time_us, total, peak.gflops * count)
+        for layer, time_us in zip(package.report.layers, times, strict=True)
+    )
+    return Profile(rows, whole.p50_us, sum(times), count, peak)
+
+
+def time_layers(
+    executor: Executor,
+    layers: Sequence[Layer],
+    inputs: Mapping[str, Array],
+    threads: int,
+    repeat: int,
+    warmup: int,
+) -> list[float]:
+    """The median time of each layer in microseconds, less the instrument's own."""
+    stopwatch = _Stopwatch({layer.kernel for layer in layers})
+    executor.run_instrumented(inputs, threads, stopwatch, runs=warmup + repeat)
+    calls = len(layers) * (warmup + repeat)
+    assert len(stopwatch.kernel_ns) == calls, "the report does not list the kernel calls in order"
+    table = np.array(stopwatch.kernel_ns, float).reshape(warmup + repeat, -1)[warmup:]
+    own_ns = float(np.median(stopwatch.idle_ns)) if stopwatch.idle_ns else 0.0
+    return [max(float(time_ns) - own_ns, 0.0) / 1000 for time_ns in np.median(table, axis=0)]
+
+
+class _Stopwatch:
+    """A VM instrument. `vm.builtin.null_value` does nothing: it tells what the watch costs."""
+
+    def __init__(self, kernels: set[str]) -> None:
+        self.kernels = kernels
+        self.kernel_ns: list[int] = []
+        self.idle_ns: list[int] = []
+        self._start = 0
+
+    def __call__(
+        self, _func: object, name: str, is_before: int, _result: object, *_arguments: object
+    ) -> None:
+        now = time.perf_counter_ns()
+        if not is_before:
+            if name in self.kernels:
+                self.kernel_ns.append(now - self._start)
+            elif name == "vm.builtin.null_value":
+                self.idle_ns.append(now - self._start)
+        self._start = time.perf_counter_ns()
+
+
+def _row(layer: Layer, time_us: float, total_us: float, peak_gflops: float) -> LayerTime:
+    per_ns = 1 / (time_us * 1000) if time_us else 0.0
+    gflops = layer.flops * per_ns
+    return LayerTime(
+        layer,
+        time_us,
+        time_us / total_us,
+        gflops,
+        gflops / peak_gflops,
+        layer.bytes_moved * per_ns,
+    )

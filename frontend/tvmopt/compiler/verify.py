@@ -1,0 +1,128 @@
+"""The compiled model against the original: on the same inputs, output by output."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tvmopt.compiler.compare import compare, is_within
+from tvmopt.compiler.departure import Departure, first_departure
+from tvmopt.compiler.executor import Array, Executor
+from tvmopt.compiler.manifest import OutputError, Verification
+from tvmopt.compiler.reference import Reference, open_reference
+from tvmopt.compiler.sample_inputs import sample_inputs
+from tvmopt.compiler.threads import default_threads
+from tvmopt.compiler.ties import chosen_from, forgive_ties
+from tvmopt.errors import GateError, TvmoptError
+from tvmopt.report import Report
+
+if TYPE_CHECKING:
+    import onnx
+
+    from tvmopt.compiler.importer import ImportedModel
+    from tvmopt.compiler.package import PackageDraft
+
+SEED = 0
+
+
+def verify_draft(
+    draft: "PackageDraft",
+    imported: "ImportedModel",
+    report: Report,
+    inputs: Mapping[str, Array] | None = None,
+) -> Verification:
+    """Verifies a package before it is published; the figures go into its manifest.
+
+    Args:
+        draft: what was compiled, as it will be shipped.
+        imported: the original.
+        report: for the layers.
+        inputs: by default made from a fixed seed.
+
+    Raises:
+        GateError: an output departs from the original by more than its limit.
+        TvmoptError: the original cannot be run here.
+    """
+    seed = None if inputs is not None else SEED
+    given = inputs if inputs is not None else sample_inputs(imported.inputs, draft.ranges, SEED)
+    verification = verify(draft.executor, imported, report, given, seed)
+    draft.verification = verification
+    return verification
+
+
+def verify(
+    executor: Executor,
+    imported: "ImportedModel",
+    report: Report,
+    inputs: Mapping[str, Array],
+    seed: int | None = None,
+) -> Verification:
+    """Runs both on `inputs` and compares every output; see `tvmopt.compiler.compare`.
+
+    Raises:
+        GateError: as `verify_draft`; names the output and the first layer that departs.
+    """
+    reference = open_reference(imported)
+    names = list(dict.fromkeys(spec.name for spec in imported.outputs))
+    threads = default_threads()
+    try:
+        theirs = reference.run(inputs, names)
+    except Exception as error:  # noqa: BLE001 - runtimes raise anything
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        message = f"{reference.name} failed to run the original model: {line}"
+        raise TvmoptError(message, "compile with --no-verify") from None
+    ours = executor.run(inputs, threads)
+    errors = [compare(name, ours[name], theirs[name]) for name in names]
+    if not all(map(is_within, errors)):
+        errors = _without_ties(errors, ours, theirs, reference, imported, inputs)
+    for error in errors:
+        if not is_within(error):
+            departure = first_departure(
+                executor, reference, report.layers, imported.node_outputs, inputs, threads
+            )
+            raise GateError(_message(error, reference), _hint(departure))
+    return Verification(reference.name, seed, tuple(errors))
+
+
+def _without_ties(
+    errors: list[OutputError],
+    ours: Mapping[str, Array],
+    theirs: Mapping[str, Array],
+    reference: Reference,
+    imported: "ImportedModel",
+    inputs: Mapping[str, Array],
+) -> list[OutputError]:
+    graph: onnx.GraphProto | None = None
+    checked: list[OutputError] = []
+    for error in errors:
+        if not is_within(error) and theirs[error.output].dtype.kind in "iu":
+            graph = graph or imported.original().graph
+            choice = chosen_from(graph, error.output)
+            if choice is not None:
+                source, node = choice
+                values = inputs.get(source)
+                if values is None:
+                    values = reference.run(inputs, [source])[source]
+                mine, its = ours[error.output], theirs[error.output]
+                error = forgive_ties(error, mine, its, values, node)
+        checked.append(error)
+    return checked
+
+
+def _message(error: OutputError, reference: Reference) -> str:
+    what = f"output '{error.output}' departs from the original ({reference.name})"
+    if error.max_rel == float("inf"):
+        return f"{what}: NaN or infinity where it has none, or another shape or dtype"
+    if error.limit == 0:
+        return f"{what}: integers differ by up to {error.max_abs:.6g}, they must be equal"
+    return f"{what}: relative error {error.max_rel:.3g}, the limit is {error.limit:.0e}"
+
+
+def _hint(departure: Departure | None) -> str:
+    if departure is None:
+        return "no single layer departs; see the layers with --dump-dir, and report the model"
+    layer = departure.layer
+    nodes = ", ".join(f"'{name}'" for name in layer.nodes)
+    return (
+        f"the first layer that departs is {nodes} ({layer.op}, kernel {layer.kernel}, schedule "
+        f"{layer.schedule}): tensor '{departure.tensor}' has relative error "
+        f"{departure.error.max_rel:.3g}; the {departure.compared} layers compared before it agree"
+    )
