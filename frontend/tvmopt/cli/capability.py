@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from onnx import defs
@@ -11,9 +11,9 @@ from tvmopt.cli.console import print_json, print_table
 from tvmopt.compiler.importer import import_model
 from tvmopt.compiler.importer.check import check_opset
 from tvmopt.compiler.importer.draft import DEFAULT_DOMAINS, subgraphs
-from tvmopt.compiler.importer.functions import has_definition, inline_local_functions
+from tvmopt.compiler.importer.functions import inline_local_functions
 from tvmopt.compiler.importer.names import name_nodes
-from tvmopt.compiler.importer.ops import CONTROL_FLOW, CONVERTERS, REFUSED, is_supported
+from tvmopt.compiler.importer.ops import CONVERTERS, REFUSED, is_supported
 from tvmopt.compiler.importer.read import read_draft
 from tvmopt.errors import TvmoptError
 from tvmopt.model import ModelSource
@@ -45,6 +45,10 @@ def inspect_capability(source: ModelSource, *, as_json: bool) -> int:
         import_model(source)
     except TvmoptError as error:
         problem = error
+    else:
+        for row in rows:
+            row.how = row.how or "computed ahead of time"
+            row.why_not = ""
     if as_json:
         print_json(
             {
@@ -91,17 +95,15 @@ def _verdict(node: "NodeProto", opset: int) -> tuple[str, str]:
     if node.domain not in DEFAULT_DOMAINS:
         return "", "custom domain"
     try:
-        known = not defs.get_schema(node.op_type, opset).deprecated
+        schema: Any = defs.get_schema(node.op_type, opset)
     except defs.SchemaError:
-        known = False
-    if not known:
         return "", f"operator set {opset} has no such operator"
-    if node.op_type in CONTROL_FLOW:
-        return "if its condition is known", ""
     if is_supported(node):
         return ("by tvmopt" if node.op_type in CONVERTERS else "by TVM's converter"), ""
-    if has_definition(node, opset):
+    if schema.has_function or schema.has_context_dependent_function:
         return "by ONNX's definition", ""
+    if subgraphs(node):
+        return "", "only where its condition is known at compile time"
     return "", REFUSED.get(node.op_type, "no converter")
 
 

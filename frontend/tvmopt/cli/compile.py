@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,11 +108,17 @@ def compile_command(
         os.environ["TVM_NUM_THREADS"] = str(threads)
     start = time.perf_counter()
     try:
+        from tvmopt.cli.tensors import read_inputs
         from tvmopt.compiler.pipeline import compile_model
 
         with Steps([*steps, "package"]) as progress:
             package = compile_model(
-                plan.request, plugins, plan.output, verify=plan.verify, progress=progress
+                plan.request,
+                plugins,
+                plan.output,
+                verify=plan.verify,
+                inputs=partial(read_inputs, inputs) if inputs else None,
+                progress=progress,
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted: '{plan.output}' was not written") from None
@@ -167,18 +174,7 @@ def _plan(
 
 
 def _check_output(output: Path, model: Path) -> None:
-    """Better to hear it now than after the compilation."""
-    parent = output.parent
-    if output.is_dir():
-        raise UsageError(f"the output '{output}' is a directory", "name a file: -o FILE.tvmpkg")
-    if not parent.is_dir():
-        raise UsageError(
-            f"the directory of the output '{output}' does not exist", "create it first"
-        )
-    if not os.access(parent, os.W_OK):
-        raise UsageError(
-            f"the directory of the output '{output}' is not writable", "use another -o"
-        )
+    """What `tvmopt.compiler.package.check_output` cannot know."""
     if output.exists() and model.exists() and output.samefile(model):
         message = f"the output '{output}' is the model itself"
         raise UsageError(message, "name another file with -o")

@@ -1,23 +1,27 @@
 """One compilation, top to bottom: import, passes, build, verify, package."""
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import tvm
 
 from tvmopt.compiler.build import build
+from tvmopt.compiler.executor import Array
 from tvmopt.compiler.importer import import_model
 from tvmopt.compiler.package import Package, PackageDraft, check_output
 from tvmopt.compiler.verify import verify_draft
-from tvmopt.model import CompileRequest
+from tvmopt.model import CompileRequest, TensorSpec
 from tvmopt.passes import CompileContext, Pass
 from tvmopt.plugins import Plugins
 from tvmopt.report import PassRecord, Remark
 
 Progress = Callable[[str], None]
 """Is told the name of each step as it begins."""
+
+InputsOf = Callable[[Sequence[TensorSpec]], Mapping[str, Array]]
+"""Makes or reads inputs for a model with these inputs."""
 
 
 def compile_model(
@@ -26,11 +30,13 @@ def compile_model(
     output: Path | None = None,
     *,
     verify: bool = True,
+    inputs: InputsOf | None = None,
     progress: Progress = lambda _step: None,
 ) -> Package:
     """Compiles `request.source` and writes the package to `output`.
 
-    Nothing is written to `output` before the package is complete and verified.
+    Nothing is written to `output` before the package is complete and verified, with `inputs` where
+    they are given and else with random ones.
 
     Raises:
         TvmoptError: see `tvmopt.compile`.
@@ -60,7 +66,8 @@ def compile_model(
         if verify:
             progress("verify")
             with _clock(ctx, "verify"):
-                verify_draft(draft, imported, report)
+                given = inputs(imported.inputs) if inputs else None
+                verify_draft(draft, imported, report, given)
         progress("package")
         package = draft.publish()
     plugins.compile_finished(request, report)
