@@ -3,8 +3,8 @@
 LLVM turns `exp`, `erf`, `tanh`, `log` and a power into one scalar call per element. Here each
 becomes additions, fused multiply-adds, selects and integer shifts, all of which exist in vector
 registers. The coefficients are minimax fits (Lawson's iteration on Chebyshev nodes); range
-reductions follow Cephes. Errors are in units in the last place (ulp) of the exact result over all float32 numbers, as
-`tests/schedules/cpu/test_fast_math.py` measures them:
+reductions follow Cephes. Errors are in units in the last place (ulp) of the exact result, over the
+whole range of float32, as `tests/schedules/cpu/test_fast_math.py` measures them:
 
     exp      2 ulp; results under 2^-125.5 (1.7e-38) become 0
     sigmoid  4 ulp; the same below 1.7e-38
@@ -188,7 +188,7 @@ def tanh(x: Any) -> Any:
 
 
 def log(x: Any) -> Any:
-    """The natural logarithm: log(x) = e * ln 2 + log(m) with x = 2^e * m, sqrt(1/2) <= m < sqrt(2)."""
+    """The natural logarithm: e * ln 2 + log(m) for x = 2^e * m, sqrt(1/2) <= m < sqrt(2)."""
     smallest_normal, sqrt_half = 1.17549435e-38, 0x3F3504F3
 
     def special(v: Any) -> Any:
@@ -227,7 +227,7 @@ def log(x: Any) -> Any:
 
 def _power(call: ir.Call) -> Any:
     base, exponent = call.args
-    if not isinstance(exponent, ir.FloatImm):
+    if not isinstance(exponent, tirx.FloatImm):
         return call
     expand = _POWERS.get(float(exponent.value))
     return call if expand is None else _bind("base", base, expand)

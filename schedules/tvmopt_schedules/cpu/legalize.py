@@ -1,14 +1,121 @@
 """How Relax operators become PrimFuncs on CPUs, where TVM's own legalization is not good enough."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from tvm import relax
+from tvm import relax, te
 
+from tvmopt_schedules.cpu.compute.arg_extremum import arg_extremum
+from tvmopt_schedules.cpu.compute.norm import group_norm, instance_norm, layer_norm, rms_norm
+from tvmopt_schedules.cpu.compute.softmax import log_softmax, softmax
 from tvmopt_schedules.cpu.machine import Machine
 
 LegalizeFunc = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
 
 
 def legalizations(machine: Machine) -> Mapping[str, LegalizeFunc]:
-    """Legalizations by Relax operator name; operators that are not named take TVM's."""
-    return {}
+    """Legalizations by Relax operator name; operators that are not named take TVM's.
+
+    Transcendentals need none: `fast_math` expands them in the scheduled kernel.
+    """
+    del machine  # the definitions here are the same for every vector width
+    rows: dict[str, LegalizeFunc] = {
+        "relax.argmax": _arg_extremum(largest=True),
+        "relax.argmin": _arg_extremum(largest=False),
+        "relax.nn.group_norm": _group_norm,
+        "relax.nn.instance_norm": _instance_norm,
+        "relax.nn.layer_norm": _layer_norm,
+        "relax.nn.log_softmax": _log_softmax,
+        "relax.nn.rms_norm": _rms_norm,
+        "relax.nn.softmax": _softmax,
+    }
+    return {name: _where_float32(legalize) for name, legalize in rows.items()}
+
+
+def _where_float32(legalize: LegalizeFunc) -> LegalizeFunc:
+    """Leaves other types and shapes that are not static to TVM's legalization."""
+
+    def choose(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        ty = call.args[0].ty
+        if str(ty.dtype) == "float32" and _is_static(ty):
+            return legalize(bb, call)
+        return call.op.get_attr("FLegalize")(bb, call)
+
+    return choose
+
+
+def _is_static(ty: relax.TensorType) -> bool:
+    return isinstance(ty.shape, relax.ShapeExpr) and all(
+        hasattr(dim, "value") and int(dim) > 0 for dim in ty.shape.values
+    )
+
+
+def _row_kernel(bb: relax.BlockBuilder, name: str, define: Any, *tensors: relax.Expr) -> relax.Call:
+    """Calls a kernel that takes an element-wise prologue and epilogue into its rows."""
+    attrs = {"tvmopt.fusion": "row"}
+    return bb.call_te(define, *tensors, primfunc_name_hint=name, primfunc_attrs=attrs)
+
+
+def _softmax(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    axis = int(call.attrs.axis)
+    return _row_kernel(bb, "softmax", lambda x: softmax(x, axis), call.args[0])
+
+
+def _log_softmax(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    axis = int(call.attrs.axis)
+    return _row_kernel(bb, "log_softmax", lambda x: log_softmax(x, axis), call.args[0])
+
+
+def _layer_norm(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    axes, epsilon = [int(axis) for axis in call.attrs.axes], float(call.attrs.epsilon)
+
+    def define(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor) -> te.Tensor:
+        return layer_norm(x, gamma, beta, axes, epsilon)
+
+    return _row_kernel(bb, "layer_norm", define, *call.args)
+
+
+def _rms_norm(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    axes, epsilon = [int(axis) for axis in call.attrs.axes], float(call.attrs.epsilon)
+
+    def define(x: te.Tensor, gamma: te.Tensor) -> te.Tensor:
+        return rms_norm(x, gamma, axes, epsilon)
+
+    return _row_kernel(bb, "rms_norm", define, *call.args)
+
+
+def _instance_norm(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    attrs = call.attrs
+    axes, epsilon = [int(axis) for axis in attrs.axes], float(attrs.epsilon)
+    channel = int(attrs.channel_axis) % call.args[0].ty.ndim
+
+    def define(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor) -> te.Tensor:
+        return instance_norm(x, gamma, beta, channel, axes, epsilon)
+
+    return _row_kernel(bb, "instance_norm", define, *call.args)
+
+
+def _group_norm(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    attrs = call.attrs
+    axes, epsilon = [int(axis) for axis in attrs.axes], float(attrs.epsilon)
+    channel, groups = int(attrs.channel_axis) % call.args[0].ty.ndim, int(attrs.num_groups)
+
+    def define(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor) -> te.Tensor:
+        return group_norm(x, gamma, beta, groups, channel, axes, epsilon)
+
+    return _row_kernel(bb, "group_norm", define, *call.args)
+
+
+def _arg_extremum(*, largest: bool) -> LegalizeFunc:
+    def legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        if call.attrs.axis is None:
+            return call.op.get_attr("FLegalize")(bb, call)
+        axis, keepdims = int(call.attrs.axis), bool(call.attrs.keepdims)
+        dtype = str(call.ty.dtype)
+
+        def define(x: te.Tensor) -> te.Tensor:
+            return arg_extremum(x, axis, largest=largest, keepdims=keepdims, dtype=dtype)
+
+        return _row_kernel(bb, "argmax" if largest else "argmin", define, call.args[0])
+
+    return legalize

@@ -2,14 +2,18 @@
 
 from tvm.s_tir.dlight import ScheduleRule
 
+from tvmopt_schedules.cpu.elementwise_rule import Elementwise
 from tvmopt_schedules.cpu.expand_math_rule import ExpandMath
 from tvmopt_schedules.cpu.fallback_rule import Fallback
 from tvmopt_schedules.cpu.machine import Machine
+from tvmopt_schedules.cpu.row_rule import Row
 
 
 def rules(machine: Machine) -> list[ScheduleRule]:
     """Schedule rules for kernels on `machine`; the first that returns a schedule wins."""
     scheduling = [
+        Elementwise(machine),
+        Row(machine),
         Fallback(machine),
     ]
     return [ExpandMath(rule) for rule in scheduling]

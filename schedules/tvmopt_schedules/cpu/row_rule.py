@@ -1,0 +1,170 @@
+"""Kernels around reductions: softmax, normalizations, sums, with what is fused to them.
+
+All passes over one row run while the row is in the level-1 cache: the kernel's last block gives the
+loop over rows, and every other block is computed inside it. Two forms:
+
+* the innermost axis is reduced (softmax and layer norm of transformers): loops over the row are
+  vectorized, reductions with lane-wise partial results;
+* the innermost axis is kept (softmax over channels, means over blocked layouts): a vector holds the
+  same position of neighbouring rows.
+"""
+
+from typing import Any
+
+from tvm import s_tir, tirx
+from tvm.s_tir.dlight import ScheduleRule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+from tvm.target import Target
+
+from tvmopt_schedules.cpu.blocks import is_reduction
+from tvmopt_schedules.cpu.lanes import (
+    ACCUMULATORS,
+    LANES,
+    REDUCE_LANES,
+    match_reducer,
+    vectorize_annotated,
+)
+from tvmopt_schedules.cpu.loops import (
+    PARALLEL_WORK,
+    Strides,
+    attempt,
+    contiguous_groups,
+    extent,
+    fuse,
+    is_cheap,
+    is_spatial,
+    lanes_for,
+    leaf_blocks,
+    selecting_vars,
+    split_axes,
+    work,
+)
+from tvmopt_schedules.cpu.machine import Machine
+
+
+class Row(ScheduleRule):
+    """One or more reductions over the same rows, with element-wise producers and consumers."""
+
+    name = "row"
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def apply(
+        self,
+        func: tirx.PrimFunc,
+        target: Target,
+        tunable: bool,  # noqa: FBT001
+    ) -> s_tir.Schedule | None:
+        sch = s_tir.Schedule(func)
+        blocks = leaf_blocks(sch)
+        reductions = [block for block in blocks if is_reduction(sch, block)]
+        if not reductions or any(match_reducer(sch.get(block)) is None for block in reductions):
+            return None
+        if any(not is_spatial(sch, block) for block in blocks if block not in reductions):
+            return None
+        if any(extent(sch, loop) is None for block in blocks for loop in sch.get_loops(block)):
+            return None
+        inline_cheap(sch)
+        if not _schedule(sch, self.machine):
+            return None
+        return vectorize_annotated(sch)
+
+
+def inline_cheap(sch: s_tir.Schedule) -> None:
+    """Inlines element-wise blocks that have one reader, or cost no more than reading them back."""
+    for block in reversed(leaf_blocks(sch)):
+        if is_spatial(sch, block) and (len(sch.get_consumers(block)) == 1 or is_cheap(sch, block)):
+            attempt(sch.compute_inline, block)
+
+
+def _schedule(sch: s_tir.Schedule, machine: Machine) -> bool:
+    blocks = leaf_blocks(sch)
+    total = sum(work(sch, block) for block in blocks)
+    *before, last = blocks
+    across = _is_kept_innermost(sch, next(b for b in blocks if is_reduction(sch, b)))
+    loops = list(sch.get_loops(last))
+    selecting = _row_vars(sch, last)
+    rows = [loop for loop in loops if sch.get(loop).loop_var in selecting]
+    inner = [loop for loop in loops if sch.get(loop).loop_var not in selecting]
+    if not rows:
+        if before:
+            return False
+        _vectorize_inside(sch, last, 0, machine)
+        return True
+    if inner:
+        sch.reorder(*rows, *inner)
+    if across:
+        *outer, vector = [fuse(sch, group) for group in contiguous_groups(sch, last, rows)]
+    else:
+        outer, vector = rows, None
+    nest: list[LoopRV] = [fuse(sch, outer)] if outer else []
+    nest += [vector] if vector is not None else []
+    for block in reversed(before):
+        if not attempt(sch.compute_at, block, nest[-1], preserve_unit_loops=True):
+            return False
+    if vector is not None:
+        _vectorize_across(sch, vector, leaf_blocks_inside(sch, vector), machine)
+    else:
+        for block in sch.get_child_blocks(nest[-1]):
+            _vectorize_inside(sch, block, len(nest), machine)
+    if total >= PARALLEL_WORK:
+        attempt(sch.parallel, nest[0])
+    return True
+
+
+def leaf_blocks_inside(sch: s_tir.Schedule, loop: LoopRV) -> list[SBlockRV]:
+    """The blocks under a loop, in order of execution."""
+    return list(sch.get_child_blocks(loop))
+
+
+def _is_kept_innermost(sch: s_tir.Schedule, block: SBlockRV) -> bool:
+    """Whether neighbouring elements of the reduced tensor belong to different rows."""
+    strides = Strides(sch, block)
+    free, reduced = split_axes(sch, block)
+    for loop in reversed(reduced):
+        if extent(sch, loop) != 1 and 1 in strides.along(loop):
+            return False
+    return any(1 in strides.along(loop) for loop in free if extent(sch, loop) != 1)
+
+
+def _row_vars(sch: s_tir.Schedule, last: SBlockRV) -> set[Any]:
+    """Variables of the last block's loops that select the row: they index a reduction's result."""
+    if is_reduction(sch, last):
+        return {sch.get(loop).loop_var for loop in split_axes(sch, last)[0]}
+    results: set[Any] = set()
+    for block in leaf_blocks(sch):
+        if is_reduction(sch, block):
+            results |= {region.source for region in sch.get(block).writes}
+    return selecting_vars(sch, last, results)
+
+
+def _vectorize_inside(sch: s_tir.Schedule, block: SBlockRV, depth: int, machine: Machine) -> None:
+    """Vectorizes a block along the row; `depth` loops around it select the row."""
+    lanes = lanes_for(sch, block, machine.lanes)
+    loops = list(sch.get_loops(block))[depth:]
+    if not loops:
+        return
+    if is_reduction(sch, block):
+        free, reduced = split_axes(sch, block)
+        if len(free) > depth:
+            sch.reorder(*free[depth:], *reduced)
+        inner = fuse(sch, contiguous_groups(sch, block, reduced)[-1])
+        sch.annotate(inner, REDUCE_LANES, lanes)
+        return
+    inner = fuse(sch, contiguous_groups(sch, block, loops)[-1])
+    sch.annotate(inner, LANES, lanes)
+
+
+def _vectorize_across(
+    sch: s_tir.Schedule, vector: LoopRV, blocks: list[SBlockRV], machine: Machine
+) -> None:
+    """Makes neighbouring rows the lanes of a vector in every block inside the loop."""
+    lanes = min(lanes_for(sch, block, machine.lanes) for block in blocks)
+    for block in blocks:
+        if is_reduction(sch, block):
+            _, reduced = split_axes(sch, block)
+            sch.decompose_reduction(block, reduced[0])
+    size = extent(sch, vector)
+    assert size is not None
+    sch.annotate(vector, LANES, lanes * max(1, min(ACCUMULATORS, size // lanes)))
