@@ -1,4 +1,4 @@
-"""TVM's pipeline from scheduled kernels to LLVM, with register tiles kept where registers can be."""
+"""From scheduled kernels to LLVM, with register tiles kept where registers can hold them."""
 
 import math
 from typing import Any

@@ -1,0 +1,87 @@
+"""Products of two activations, such as queries with keys."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+
+from tvmopt_schedules.cpu.blocks import OP_ANNOTATION
+from tvmopt_schedules.cpu.compute.matmul import ravel, unravel
+from tvmopt_schedules.cpu.machine import Machine
+from tvmopt_schedules.cpu.register_tile import register_tile
+
+BATCH_MATMUL = "batch_matmul"
+
+
+def batch_matmul(
+    left: te.Tensor,
+    right: te.Tensor,
+    left_axes: Sequence[int],
+    right_axes: Sequence[int],
+    machine: Machine,
+) -> te.Tensor:
+    """`y[.., m, n] = sum_k a[.., m, k] * b[.., k, n]`; leading axes broadcast.
+
+    `b` is packed into panels `[batch, panel, k, column of the panel]` on the way, zeros after the
+    last column, which makes the product the same as with constant weights.
+
+    Args:
+        left: `a` before its transpose.
+        right: `b` before its transpose.
+        left_axes: the transpose that gives `a`, in the manner of `numpy.transpose`.
+        right_axes: the transpose that gives `b`.
+        machine: decides the width of a panel.
+    """
+    a_shape = [int(left.shape[axis]) for axis in left_axes]
+    b_shape = [int(right.shape[axis]) for axis in right_axes]
+    lead = [int(d) for d in np.broadcast_shapes(a_shape[:-2], b_shape[:-2])]
+    rows, depth, columns = a_shape[-2], a_shape[-1], b_shape[-1]
+    batch = int(np.prod(lead, dtype=np.int64))
+    b_batch = int(np.prod(b_shape[:-2], dtype=np.int64))
+    tile = register_tile(machine, rows, columns)
+    panel = tile.vectors * machine.lanes
+    count = -(-columns // panel)
+    shared = b_batch == 1  # one right-hand side for the whole batch
+    k = te.reduce_axis((0, depth), "k")
+
+    def pack(g: tirx.Var, p: tirx.Var, d: tirx.Var, v: tirx.Var) -> Any:
+        n = p * panel + v
+        index = [0 if shared else at for at in unravel(g, lead)]
+        element = right(*_operand_index(index, d, n, b_shape, right_axes))
+        if columns % panel == 0:
+            return element
+        return tirx.if_then_else(n < columns, element, tirx.const(0.0, right.dtype))
+
+    packed = te.compute((1 if shared else batch, count, depth, panel), pack, name="pack_right")
+
+    def product(g: tirx.Var, m: tirx.Var, p: tirx.Var, v: tirx.Var) -> Any:
+        element = left(*_operand_index(unravel(g, lead), m, k, a_shape, left_axes))
+        return te.sum(element * packed[0 if shared else g, p, k, v], axis=k)
+
+    result = te.compute(
+        (batch, rows, count, panel),
+        product,
+        name="batch_matmul",
+        attrs={OP_ANNOTATION: BATCH_MATMUL},
+    )
+
+    def unpack(*index: tirx.Var) -> Any:
+        *group, m, n = index
+        return result[ravel(group, lead) if group else 0, m, n // panel, n % panel]
+
+    return te.compute((*lead, rows, columns), unpack, name="matmul_unpack", tag="injective")
+
+
+def _operand_index(
+    group: Sequence[Any], row: Any, column: Any, shape: Sequence[int], axes: Sequence[int]
+) -> list[Any]:
+    """The index into the operand before its transpose."""
+    lead = len(shape) - 2
+    aligned = list(group)[len(group) - lead :]
+    index = [0 if extent == 1 else at for at, extent in zip(aligned, shape[:-2], strict=True)]
+    index += [row, column]
+    stored = [index[0]] * len(axes)
+    for at, axis in zip(index, axes, strict=True):
+        stored[axis] = at
+    return stored

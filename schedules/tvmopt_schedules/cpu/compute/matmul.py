@@ -1,0 +1,70 @@
+"""Matrix products with constant weights, which are packed into panels at compile time."""
+
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+
+from tvmopt_schedules.cpu.blocks import OP_ANNOTATION
+
+MATMUL_PACKED = "matmul_packed"
+
+
+def pack_weight(weight: np.ndarray[Any, Any], panel: int) -> np.ndarray[Any, Any]:
+    """Packs weights `[K, N]` into panels `[ceil(N / panel), K, panel]`, filled up with zeros."""
+    depth, columns = weight.shape
+    panels = -(-columns // panel)
+    padded = np.zeros((depth, panels * panel), weight.dtype)
+    padded[:, :columns] = weight
+    return np.ascontiguousarray(padded.reshape(depth, panels, panel).transpose(1, 0, 2))
+
+
+def matmul_packed(x: te.Tensor, panels: te.Tensor, columns: int) -> te.Tensor:
+    """`y[.., m, n] = sum_k x[.., m, k] * w[k, n]`, with `w` packed by `pack_weight`.
+
+    The leading axes and `m` are one axis of rows, so that a batch has no tails of its own.
+
+    Args:
+        x: `[.., M, K]`.
+        panels: `[P, K, panel]`.
+        columns: N, without the zeros of the last panel.
+
+    Returns:
+        `[.., M, N]`.
+    """
+    lead = [int(dim) for dim in x.shape[:-1]]
+    depth = int(x.shape[-1])
+    count, _, panel = (int(dim) for dim in panels.shape)
+    rows = int(np.prod(lead, dtype=np.int64))
+    k = te.reduce_axis((0, depth), "k")
+
+    def product(r: tirx.Var, p: tirx.Var, v: tirx.Var) -> Any:
+        return te.sum(x(*unravel(r, lead), k) * panels[p, k, v], axis=k)
+
+    result = te.compute(
+        (rows, count, panel), product, name="matmul", attrs={OP_ANNOTATION: MATMUL_PACKED}
+    )
+
+    def unpack(*index: tirx.Var) -> Any:
+        *row, n = index
+        return result[ravel(row, lead), n // panel, n % panel]
+
+    return te.compute((*lead, columns), unpack, name="matmul_unpack", tag="injective")
+
+
+def unravel(flat: Any, shape: list[int]) -> list[Any]:
+    """Indices into an array of `shape` of its element number `flat`."""
+    index: list[Any] = []
+    for axis, extent in enumerate(shape):
+        inner = int(np.prod(shape[axis + 1 :], dtype=np.int64))
+        at = flat // inner if inner > 1 else flat
+        index.append(at % extent if axis > 0 else at)
+    return index
+
+
+def ravel(index: list[Any], shape: list[int]) -> Any:
+    """The number of the element at `index` of an array of `shape`."""
+    flat: Any = tirx.const(0, "int32") if not index else index[0]
+    for at, extent in zip(index[1:], shape[1:], strict=True):
+        flat = flat * extent + at
+    return flat
