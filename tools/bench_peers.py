@@ -66,6 +66,7 @@ class Settings:
     """How to compile and how long to measure."""
 
     target: str
+    disabled_passes: list[str]
     peers: list[str]
     repeat: int
     seconds: float
@@ -83,7 +84,9 @@ def main() -> int:
     if missing or not models:
         print(f"error: no such model: {missing[0]}" if missing else "error: no model is given")
         return 2
-    settings = Settings(given.target, given.peers, given.repeat, given.seconds, given.warmup)
+    settings = Settings(
+        given.target, given.disable_pass, given.peers, given.repeat, given.seconds, given.warmup
+    )
     console = Console(stderr=True)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -115,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=_numbers, default=[1], metavar="1,2")
     parser.add_argument("--peers", type=_peers, default=list(PEERS), help=",".join(PEERS))
     parser.add_argument("--target", default="x86", help="tvmopt's target")
+    parser.add_argument("--disable-pass", action="append", default=[], metavar="NAME")
     parser.add_argument("--repeat", type=int, default=50, help="most rounds of the programs")
     parser.add_argument("--seconds", type=float, default=20, help="about the most for measuring")
     parser.add_argument("--warmup", type=int, default=3, help="rounds that are not counted")
@@ -179,8 +183,13 @@ def compile_model(onnx_path: Path, package_path: Path, settings: Settings) -> di
     start = time.perf_counter()
     import tvmopt
 
-    # `measure` compares with ONNX Runtime; doing it here would count its memory as ours.
-    tvmopt.compile(onnx_path, target=settings.target, output=package_path, verify=False)
+    tvmopt.compile(
+        onnx_path,
+        target=settings.target,
+        output=package_path,
+        disabled_passes=frozenset(settings.disabled_passes),
+        verify=False,  # `measure` does; here ONNX Runtime's memory would count as ours
+    )
     return {"compile_seconds": time.perf_counter() - start, "compile_peak_mb": peak_mb()}
 
 

@@ -70,7 +70,7 @@ def test_failed_model_has_its_line_in_the_table(bench):
 
 
 def test_json_is_read_back(bench, tmp_path):
-    settings = bench.Settings("x86", ["onnxruntime"], 5, 1.0, 1)
+    settings = bench.Settings("x86", [], ["onnxruntime"], 5, 1.0, 1)
     bench.write_json(tmp_path / "out.json", [row(bench)], settings)
     data = json.loads((tmp_path / "out.json").read_text())
     assert data["rows"][0]["ratio"] == {"onnxruntime": 2.0}
