@@ -1,6 +1,5 @@
 """A small model and packages of it, made without the importer and the passes."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -141,6 +140,3 @@ def small_package_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_package(small_package_path: Path) -> Package:
     return Package.load(small_package_path)
-
-
-Tamper = Callable[[bytearray], None]

@@ -54,9 +54,9 @@ def onnxruntime_runner(path: Path, inputs: Mapping[str, Array], threads: int) ->
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    for name, size in _named_dims(path, inputs).items():
-        options.add_free_dimension_override_by_name(name, size)
     try:
+        for name, size in _named_dims(path, inputs).items():
+            options.add_free_dimension_override_by_name(name, size)
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         binding = session.io_binding()
         for name, array in inputs.items():

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from tvmopt.compiler.compare import compare, is_within
 from tvmopt.compiler.departure import Departure, first_departure
-from tvmopt.compiler.executor import Array, Executor
+from tvmopt.compiler.executor import Array, Executor, check_inputs
 from tvmopt.compiler.manifest import OutputError, Verification
 from tvmopt.compiler.reference import Reference, open_reference
 from tvmopt.compiler.sample_inputs import sample_inputs
@@ -58,8 +58,10 @@ def verify(
     """Runs both on `inputs` and compares every output; see `tvmopt.compiler.compare`.
 
     Raises:
-        GateError: as `verify_draft`; names the output and the first layer that departs.
+        GateError: an output is beyond its limit; the hint names the first layer that departs.
+        InputError: the inputs are not the model's.
     """
+    check_inputs(inputs, imported.inputs)
     reference = open_reference(imported)
     names = list(dict.fromkeys(spec.name for spec in imported.outputs))
     threads = default_threads()
