@@ -65,6 +65,8 @@ def run(command: list[str]) -> int:
         print(f"{command[0]} is not installed; `pip install --group dev` brings it", flush=True)
         return 127
     environment = {"TVM_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **os.environ}
+    # pyright resolves imports with the first `python` on PATH.
+    environment["PATH"] = f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}"
     return subprocess.run(
         [str(program), *command[1:]], cwd=ROOT, env=environment, check=False
     ).returncode
