@@ -102,7 +102,7 @@ def _positive(node: Node, index: int, sizes: int | Sequence[int]) -> Expr:
         return relax.const(np.where(values < 0, values + sizes, values).astype(dtype))
     if dtype.startswith("uint"):
         return indices
-    extents = relax.const(np.asarray(sizes, dtype))
+    extents = relax.const(np.asarray(sizes, dtype), dtype)
     return op.where(op.less(indices, scalar(0, dtype)), op.add(indices, extents), indices)
 
 
@@ -110,7 +110,7 @@ def constant_of_shape(node: Node) -> Expr:
     """A tensor of one value."""
     value = node.attribute("value")
     array = np.zeros(1, np.float32) if value is None else numpy_helper.to_array(value)
-    fill = relax.const(array.reshape(()))
+    fill = relax.const(array.reshape(()), str(array.dtype))
     shape = node.ints(0) or []
     return op.broadcast_to(fill, shape) if 0 not in shape else relax.const(np.full(shape, array))
 
