@@ -99,7 +99,8 @@ def merge_factors(value: relax.Expr, graph: Graph) -> relax.Expr | None:
     outer_factor, inner_factor = scalar_value(value.args[1]), scalar_value(inner.args[1])
     if outer_factor is None or inner_factor is None:
         return None
-    factor = np.asarray(outer_factor * inner_factor).astype(dtype_of(value))
+    with np.errstate(over="ignore"):
+        factor = np.asarray(outer_factor * inner_factor).astype(dtype_of(value))
     if not _is_normal(factor) or shape_of(inner.args[0]) != shape_of(value):
         return None
     return relax.op.multiply(inner.args[0], relax.const(factor, dtype_of(value)))

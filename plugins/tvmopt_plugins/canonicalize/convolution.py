@@ -88,7 +88,9 @@ def convolve_in_two_dimensions() -> Rewrite:
             return None
         if wide is None or filters is None:
             return None
-        image = lift(data, graph) or graph.emit(relax.op.reshape(data, _high(wide)))
+        image = lift(data, graph)
+        if image is None:
+            image = graph.emit(relax.op.reshape(data, _high(wide)))
         before, after = (int(n) for n in attrs.padding)
         flat = relax.op.nn.conv2d(
             image,

@@ -114,6 +114,9 @@ def _compute(value: relax.Call, args: Sequence[relax.Expr]) -> _Array | None:
     assert shape is not None
     if name == "relax.shape_to_tensor" and isinstance(args[0], relax.ShapeExpr):
         return np.array([int(dim) for dim in args[0].values], dtype=dtype)
+    if name == "relax.arange":
+        bounds = [getattr(arg, "value", None) for arg in args]
+        return None if None in bounds else np.arange(*bounds, dtype=dtype)
     if name == "relax.concat" and isinstance(args[0], relax.Tuple):
         parts = [constant_value(field) for field in args[0].fields]
         if any(part is None for part in parts):

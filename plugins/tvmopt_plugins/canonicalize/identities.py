@@ -14,15 +14,11 @@ def drop_dropout(value: relax.Expr, graph: Graph) -> relax.Expr | None:
 
 
 def take_tuple_apart(value: relax.Expr, graph: Graph) -> relax.Expr | None:
-    """`(a, b, ...)[i]` is the field itself, and so is the only part of a split into one."""
+    """`(a, b, ...)[i]` is the field itself."""
     if not isinstance(value, relax.TupleGetItem):
         return None
     source = graph.producer(value.tuple_value)
-    if isinstance(source, relax.Tuple):
-        return source.fields[value.index]
-    if is_op(source, "relax.split") and shape_of(source.args[0]) == shape_of(value):
-        return source.args[0]
-    return None
+    return source.fields[value.index] if isinstance(source, relax.Tuple) else None
 
 
 _KEEPS_ORDER = (
