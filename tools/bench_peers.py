@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -171,10 +172,15 @@ def run_once(task: dict[str, Any]) -> None:
     """The inside of `_in_process`."""
     onnx_path, package_path = map(Path, task["paths"])
     settings = Settings(**task["settings"])
-    if task["step"] == "compile":
-        values = compile_model(onnx_path, package_path, settings)
-    else:
-        values = measure(onnx_path, package_path, settings, task["threads"])
+    try:
+        if task["step"] == "compile":
+            values = compile_model(onnx_path, package_path, settings)
+        else:
+            values = measure(onnx_path, package_path, settings, task["threads"])
+    except Exception as error:  # noqa: BLE001 - the other models shall be measured all the same
+        traceback.print_exc()
+        message = (str(error).splitlines() or [""])[0]
+        values = {"error": f"{task['step']}: {type(error).__name__}: {message}"}
     Path(task["result"]).write_text(json.dumps(values), encoding="utf-8")
 
 
