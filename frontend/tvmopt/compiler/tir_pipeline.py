@@ -5,11 +5,13 @@ from typing import Any
 
 import tvm
 import tvm_ffi
-from tvm import tirx
+from tvm import s_tir, tirx
 from tvm.s_tir.pipeline import default_s_tir_pipeline
 from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
 TIR_PIPELINE = "tvmopt"
+
+PARTITION_HINT = "pragma_loop_partition_hint"
 
 _STACK_BYTES = 8 << 10
 
@@ -33,6 +35,53 @@ def keep_tiles_on_stack(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
     return func.with_body(tvm_ffi.structural_map(func.body, (tirx.AllocBuffer, keep)))
 
 
+@tirx.transform.prim_func_pass(opt_level=0)
+def hints_into_loops(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
+    """Makes partition hints annotations of their loops.
+
+    TVM narrows loop variables to 32 bits, but not in the hint that names one, which is then lost:
+    a tile that juts out would keep its predicate in the innermost loop.
+    """
+
+    def move(attr: tirx.AttrStmt) -> tirx.Stmt:
+        loop = attr.body
+        if attr.attr_key != PARTITION_HINT or not isinstance(loop, tirx.For):
+            return attr
+        return _with_annotations(
+            loop, {**dict(loop.annotations.items()), PARTITION_HINT: attr.value}
+        )
+
+    return func.with_body(tvm_ffi.structural_map(func.body, (tirx.AttrStmt, move)))
+
+
+@tirx.transform.prim_func_pass(opt_level=0)
+def hints_around_loops(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
+    """Undoes `hints_into_loops` for `LoopPartition`."""
+
+    def move(loop: tirx.For) -> tirx.Stmt:
+        annotations = dict(loop.annotations.items())
+        hint = annotations.pop(PARTITION_HINT, None)
+        if hint is None:
+            return loop
+        plain = _with_annotations(loop, annotations)
+        return tirx.AttrStmt(plain.loop_var, PARTITION_HINT, hint, plain)
+
+    return func.with_body(tvm_ffi.structural_map(func.body, (tirx.For, move)))
+
+
+def _with_annotations(loop: Any, annotations: dict[str, Any]) -> tirx.For:
+    return tirx.For(
+        loop.loop_var,
+        loop.min,
+        loop.extent,
+        loop.kind,
+        loop.body,
+        loop.thread_binding,
+        annotations,
+        loop.step,
+    )
+
+
 def _size_bytes(buffer: Any) -> int | None:
     if buffer.scope() != "global" or not all(isinstance(d, tirx.IntImm) for d in buffer.shape):
         return None
@@ -40,13 +89,53 @@ def _size_bytes(buffer: Any) -> int | None:
     return math.prod(int(d) for d in buffer.shape) * element.bits * element.lanes // 8
 
 
+@tvm.transform.module_pass(opt_level=0)
+def _lower(mod: tvm.IRModule, _ctx: Any) -> tvm.IRModule:
+    """What TVM's own pipeline does for a CPU; partition hints reach the pass that they are for."""
+    return tvm.transform.Sequential(
+        [
+            s_tir.transform.CanonicalizeLoop(),
+            s_tir.transform.LowerInitBlock(),
+            s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
+            s_tir.transform.ConvertBlocksToOpaque(),
+            s_tir.transform.CompactBufferAllocation(),
+            s_tir.transform.LowerMatchBuffer(),
+            s_tir.transform.StmtSimplify(),
+            s_tir.transform.AnnotateIrregularLoop(),
+            s_tir.transform.LowerOpaqueBlock(),
+            hints_into_loops,
+            tirx.transform.FlattenBuffer(),
+            tirx.transform.BF16ComputeLegalize(),
+            tirx.transform.NarrowDataType(32),
+            hints_around_loops,
+            s_tir.transform.LoopPartition(),
+            tirx.transform.VectorizeLoop(),
+            tirx.transform.StorageRewrite(),
+            s_tir.transform.HoistIfThenElse(),
+            tirx.transform.UnrollLoop(),
+            s_tir.transform.RenormalizeSplitPattern(),
+            tirx.transform.StmtSimplify(),
+            tirx.transform.RemoveNoOp(),
+            s_tir.transform.RewriteUnsafeSelect(),
+            tirx.transform.CommonSubexprElim(),
+            tirx.transform.FP8ComputeLegalize(),
+            tirx.transform.VerifyMemory(),
+            tirx.transform.AnnotateEntryFunc(),
+            tirx.transform.SplitHostDevice(),
+            tirx.transform.MakePackedAPI(),
+            tirx.transform.FP8StorageLegalize(),
+            tirx.transform.BF16StorageLegalize(),
+        ]
+    )(mod)
+
+
 def _pipeline() -> Any:
-    lower, finalize_host, finalize_device = default_s_tir_pipeline()
+    _, finalize_host, finalize_device = default_s_tir_pipeline()
 
     def finalize() -> tvm.transform.Pass:
         return tvm.transform.Sequential([keep_tiles_on_stack, finalize_host()])
 
-    return lower, finalize, finalize_device
+    return _lower, finalize, finalize_device
 
 
 register_tir_pipeline(TIR_PIPELINE, _pipeline)
