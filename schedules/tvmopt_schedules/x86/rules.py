@@ -3,17 +3,21 @@
 from tvm.s_tir.dlight import ScheduleRule
 
 from tvmopt_schedules.cpu.batch_matmul_rule import BatchMatmul
+from tvmopt_schedules.cpu.conv2d_rule import Conv2d
 from tvmopt_schedules.cpu.elementwise_rule import Elementwise
 from tvmopt_schedules.cpu.expand_math_rule import ExpandMath
 from tvmopt_schedules.cpu.fallback_rule import Fallback
 from tvmopt_schedules.cpu.machine import Machine
 from tvmopt_schedules.cpu.matmul_rule import MatmulPacked
 from tvmopt_schedules.cpu.row_rule import Row
+from tvmopt_schedules.cpu.window_rule import WindowNchwc
 
 
 def rules(machine: Machine) -> list[ScheduleRule]:
     """Schedule rules for kernels on `machine`; the first that returns a schedule wins."""
     scheduling = [
+        Conv2d(machine),
+        WindowNchwc(machine),
         MatmulPacked(machine),
         BatchMatmul(machine),
         Elementwise(machine),

@@ -1,0 +1,225 @@
+"""Convolutions on blocked channels, with weights packed ahead of time."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from math import gcd
+from typing import Any
+
+import numpy as np
+from tvm import relax, te, tirx
+
+from tvmopt.rewriting import Graph, attrs_of, constant_value, dtype_of, is_op, shape_of
+from tvmopt_plugins.layout.blocked import ANCHOR, Images
+from tvmopt_schedules.cpu.compute.channel_blocks import blocks_of
+from tvmopt_schedules.cpu.compute.conv2d import conv2d_nchwc, pack_factor
+from tvmopt_schedules.cpu.compute.window import Window, depthwise_nchwc
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution with constant weights, `[O, I / groups, KH, KW]`."""
+
+    data: relax.Expr
+    weight: Array
+    window: Window
+    groups: int
+
+
+def convolve(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None:
+    """`relax.nn.conv2d` becomes a blocked kernel, whose bias and activation can join it."""
+    if not is_op(value, "relax.nn.conv2d"):
+        return None
+    conv = _read(value)
+    if isinstance(conv, str):
+        graph.missed(f"left in the plain layout: {conv}")
+        return None
+    return images.leave(graph, emit_convolution(conv, graph, images), len(conv.weight))
+
+
+def _read(value: relax.Call) -> Convolution | str:
+    """The convolution, or why it cannot be blocked."""
+    attrs = attrs_of(value)
+    data, weight = value.args
+    shape = shape_of(data)
+    array = constant_value(weight)
+    if shape is None:
+        return "its shape is not static"
+    if array is None:
+        return "its weight is computed at run time"
+    if {dtype_of(data), dtype_of(value)} != {"float32"} or str(array.dtype) != "float32":
+        return f"{dtype_of(data)} x {array.dtype} is no product of float32"
+    if (str(attrs.data_layout), str(attrs.kernel_layout)) != ("NCHW", "OIHW"):
+        return f"its layout is {attrs.data_layout}, {attrs.kernel_layout}"
+    if 0 in (*shape, *array.shape, *(shape_of(value) or ())):
+        return "it is empty"
+    height, width = (int(k) for k in array.shape[2:])
+    top, left, bottom, right = (int(p) for p in attrs.padding)
+    window = Window(
+        (height, width),
+        (int(attrs.strides[0]), int(attrs.strides[1])),
+        (top, left, bottom, right),
+        (int(attrs.dilation[0]), int(attrs.dilation[1])),
+    )
+    if min(window.padding) < 0:
+        return "its padding is negative"
+    return Convolution(data, array, window, int(attrs.groups))
+
+
+def emit_convolution(conv: Convolution, graph: Graph, images: Images) -> relax.Expr:
+    """A call of the kernel for `conv`; its result is blocked."""
+    out_channels = len(conv.weight)
+    in_channels = conv.weight.shape[1] * conv.groups
+    if conv.groups == in_channels == out_channels and conv.groups > 1:
+        image = images.enter(graph, conv.data)
+        return graph.bb.call_te(
+            partial(depthwise_nchwc, window=conv.window),
+            image.var,
+            relax.const(pack_depthwise(conv.weight, images.block)),
+            primfunc_name_hint="depthwise_conv2d",
+            primfunc_attrs=ANCHOR,
+        )
+    conv = _merge_groups(conv, graph, images.block)
+    image = images.find(graph, conv.data)
+    if image is None and conv.groups == 1 and in_channels < images.block:
+        # Too few channels for a block: the kernel reads a plain image just as well.
+        data, factor = conv.data, 1
+    else:
+        data = (image or images.enter(graph, conv.data)).var
+        factor = pack_factor(conv.weight.shape[1], images.block)
+    return graph.bb.call_te(
+        partial(conv2d_nchwc, window=conv.window, in_channels=in_channels, groups=conv.groups),
+        data,
+        relax.const(pack_weight(conv.weight, images.block, factor)),
+        primfunc_name_hint="conv2d",
+        primfunc_attrs=ANCHOR,
+    )
+
+
+def pack_weight(weight: Array, block: int, factor: int) -> Array:
+    """`[O, I, KH, KW]` as `[ceil(O / b), I / f, KH, KW, f, b]`, with zeros beyond `O`."""
+    out_channels, in_channels, height, width = weight.shape
+    blocks = blocks_of(out_channels, block)
+    padded = np.pad(weight, ((0, blocks * block - out_channels), (0, 0), (0, 0), (0, 0)))
+    split = padded.reshape(blocks, block, in_channels // factor, factor, height, width)
+    return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
+
+
+def pack_depthwise(weight: Array, block: int) -> Array:
+    """`[C, 1, KH, KW]` as `[ceil(C / b), KH, KW, b]`, with zeros beyond `C`."""
+    channels, _, height, width = weight.shape
+    blocks = blocks_of(channels, block)
+    padded = np.pad(weight, ((0, blocks * block - channels), (0, 0), (0, 0), (0, 0)))
+    return np.ascontiguousarray(padded.reshape(blocks, block, height, width).transpose(0, 2, 3, 1))
+
+
+def _merge_groups(conv: Convolution, graph: Graph, block: int) -> Convolution:
+    """Groups that do not fill blocks of output channels are computed together.
+
+    The weights between different groups are zeros: exact, but more work than the groups alone.
+    """
+    out_group, in_group = len(conv.weight) // conv.groups, conv.weight.shape[1]
+    if conv.groups == 1 or out_group % block == 0:
+        return conv
+    together = block // gcd(out_group, block)
+    if conv.groups % together:
+        together = conv.groups
+    graph.passed(
+        f"groups of {out_group} channels do not fill blocks of {block}: "
+        f"{together} are computed together, with zeros between them"
+    )
+    wide = np.zeros((len(conv.weight), in_group * together, *conv.weight.shape[2:]), "float32")
+    for group in range(conv.groups):
+        rows = slice(group * out_group, (group + 1) * out_group)
+        at = group % together * in_group
+        wide[rows, at : at + in_group] = conv.weight[rows]
+    return replace(conv, weight=wide, groups=conv.groups // together)
+
+
+def convolve_transposed(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None:
+    """`relax.nn.conv2d_transpose` becomes one convolution whose results are interleaved.
+
+    With stride `s`, the results at rows `y` with the same `r = (y + pad) mod s` are an ordinary
+    convolution with the rows `r, r + s, ...` of the kernel. The `s * s` of them are computed as
+    channels of one convolution (kernels padded with zeros to the same size).
+    """
+    if not is_op(value, "relax.nn.conv2d_transpose"):
+        return None
+    attrs = attrs_of(value)
+    data, weight = value.args
+    shape, result, array = shape_of(data), shape_of(value), constant_value(weight)
+    why = None
+    if shape is None or result is None:
+        why = "its shape is not static"
+    elif array is None:
+        why = "its weight is computed at run time"
+    elif {dtype_of(data), str(array.dtype), dtype_of(value)} != {"float32"}:
+        why = "it is no product of float32"
+    elif (str(attrs.data_layout), str(attrs.kernel_layout)) != ("NCHW", "IOHW"):
+        why = f"its layout is {attrs.data_layout}, {attrs.kernel_layout}"
+    elif int(attrs.groups) != 1:
+        why = "a transposed convolution with groups has no blocked form"
+    elif any(int(d) != 1 for d in attrs.dilation):
+        why = "a dilated transposed convolution has no blocked form"
+    elif 0 in (*shape, *result, *array.shape) or any(int(p) < 0 for p in attrs.padding):
+        why = "it is empty or has a negative padding"
+    if why is not None or shape is None or result is None or array is None:
+        graph.missed(f"left in the plain layout: {why}")
+        return None
+    strides = int(attrs.strides[0]), int(attrs.strides[1])
+    begin = int(attrs.padding[0]), int(attrs.padding[1])
+    phases = _phases(array, strides, images.block)
+    kernel = phases.shape[2], phases.shape[3]
+    reach = [(result[2 + i] - 1 + begin[i]) // strides[i] + 1 for i in (0, 1)]
+    window = Window(
+        kernel,
+        padding=(
+            kernel[0] - 1,
+            kernel[1] - 1,
+            max(0, reach[0] - shape[2]),
+            max(0, reach[1] - shape[3]),
+        ),
+    )
+    conv = Convolution(data, phases, window, 1)
+    stacked = graph.emit(emit_convolution(conv, graph, images))
+    size = result[2], result[3]
+    woven = graph.bb.call_te(
+        partial(_interleave, strides=strides, begin=begin, size=size),
+        stacked,
+        primfunc_name_hint="interleave",
+    )
+    return images.leave(graph, woven, result[1])
+
+
+def _phases(weight: Array, strides: tuple[int, int], block: int) -> Array:
+    """`[I, O, KH, KW]` as `[s * s * ceil(O / b) * b, I, ceil(KH / s), ceil(KW / s)]`."""
+    in_channels, out_channels, *kernel = weight.shape
+    steps = [blocks_of(k, s) for k, s in zip(kernel, strides, strict=True)]
+    pads = [(0, n * s - k) for k, s, n in zip(kernel, strides, steps, strict=True)]
+    channels = blocks_of(out_channels, block) * block
+    padded = np.pad(weight, ((0, 0), (0, channels - out_channels), *pads))
+    split = padded.reshape(in_channels, channels, steps[0], strides[0], steps[1], strides[1])
+    # Input `q - j` meets kernel row `r + s * j`: a convolution's window runs the other way.
+    kernels = split.transpose(3, 5, 1, 0, 2, 4)[..., ::-1, ::-1]
+    return np.ascontiguousarray(
+        kernels.reshape(strides[0] * strides[1] * channels, in_channels, *steps)
+    )
+
+
+def _interleave(
+    stacked: te.Tensor,
+    strides: tuple[int, int],
+    begin: tuple[int, int],
+    size: tuple[int, int],
+) -> te.Tensor:
+    batch, blocks, _, _, block = (int(dim) for dim in stacked.shape)
+    per_phase = blocks // (strides[0] * strides[1])
+
+    def read(n: tirx.Expr, c: tirx.Expr, y: tirx.Expr, x: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+        down, right = y + begin[0], x + begin[1]
+        phase = tirx.floormod(down, strides[0]) * strides[1] + tirx.floormod(right, strides[1])
+        row, column = tirx.floordiv(down, strides[0]), tirx.floordiv(right, strides[1])
+        return stacked[n, phase * per_phase + c, row, column, b]
+
+    return te.compute((batch, per_phase, *size, block), read, name="interleave")

@@ -1,0 +1,61 @@
+"""Which operators are computed on blocked channels, and what becomes of the others."""
+
+from typing import TYPE_CHECKING
+
+import tvm
+from tvm import relax
+
+from tvmopt import CompileContext
+from tvmopt.rewriting import Graph, Rewrite, rebuild, shape_of
+from tvmopt_plugins.layout.blocked import Images
+from tvmopt_plugins.layout.convolution import convolve, convolve_transposed
+from tvmopt_plugins.layout.elementwise import map_elements, prelu
+from tvmopt_plugins.layout.movement import concat, pad, resize, slice_evenly, take_slice
+from tvmopt_plugins.layout.pooling import pool, pool_adaptively, reduce_pixels
+
+if TYPE_CHECKING:
+    from tvmopt_plugins.layout import Layout
+
+_REWRITES = (
+    convolve,
+    convolve_transposed,
+    pool,
+    pool_adaptively,
+    reduce_pixels,
+    map_elements,
+    prelu,
+    concat,
+    take_slice,
+    slice_evenly,
+    pad,
+    resize,
+)
+
+
+def block_channels(mod: tvm.IRModule, options: "Layout", ctx: CompileContext) -> tvm.IRModule:
+    """Rewrites `main` binding by binding."""
+    images = Images(options.block or ctx.request.backend.capabilities.lanes)
+
+    def bound(rewrite: object) -> Rewrite:
+        return lambda value, graph: rewrite(value, graph, images)  # pyright: ignore[reportCallIssue]
+
+    def leave(value: relax.Expr, graph: Graph) -> None:
+        _note_leaving(value, graph, images)
+
+    return rebuild(mod, *map(bound, _REWRITES), leave, source=options, ctx=ctx)
+
+
+def _note_leaving(value: relax.Expr, graph: Graph, images: Images) -> None:
+    """Remarks that an operator needs a blocked image in the plain layout."""
+    if not isinstance(value, relax.Call) or not isinstance(value.op, tvm.ir.Op):
+        return
+    if value.op.name in ("relax.call_tir", "relax.split"):
+        return
+    for arg in value.args:
+        image = images.find(graph, arg)
+        if image is None:
+            continue
+        shape = shape_of(arg)
+        if shape is not None and shape[2:] != (1, 1):  # a single pixel costs nothing to move
+            name = value.op.name.removeprefix("relax.")
+            graph.missed(f"leaves the blocked layout: {name} has no blocked form here")

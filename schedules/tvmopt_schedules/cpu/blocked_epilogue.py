@@ -1,0 +1,80 @@
+"""What follows an operator on blocked channels: joined into its last block, or left behind it."""
+
+import tvm_ffi
+from tvm import s_tir, tirx
+from tvm.ir.expr import TensorLoad
+from tvm.s_tir.schedule import SBlockRV
+
+from tvmopt_schedules.cpu.blocks import Kernel, is_reduction
+from tvmopt_schedules.cpu.machine import Machine
+
+
+def close_kernel(
+    sch: s_tir.Schedule, kernel: Kernel, *, pixels: bool = False
+) -> tuple[SBlockRV, tuple[str, ...]]:
+    """Makes one block of all that follows the anchor element by element.
+
+    Bias, residual and activation are inlined into the last block of the anchor's own shape, which
+    reads the anchor's result and will be the one that its tiles are computed at.
+
+    Args:
+        sch: the schedule.
+        kernel: the blocks.
+        pixels: the anchor's result has one dimension for rows and columns, and a block that tells
+            them apart follows; the last block will not tell them apart either.
+
+    Returns:
+        That block, and the names of what comes after it (changes of layout).
+
+    Raises:
+        ScheduleError: something that follows cannot be joined.
+    """
+    anchor = sch.get_sblock(kernel.anchor)
+    count = 0
+    results = [sch.get(anchor).writes[0].source]
+    if pixels:
+        count = 1
+        results = [sch.get(sch.get_sblock(kernel.after[0])).writes[0].source]
+    for name in kernel.after[count:]:
+        block = sch.get_sblock(name)
+        if is_reduction(sch, block) or not _is_elementwise(sch.get(block), results):
+            break
+        results.append(sch.get(block).writes[0].source)
+        count += 1
+    chain, moves = kernel.after[:count], kernel.after[count:]
+    for name in chain[:-1]:
+        sch.compute_inline(sch.get_sblock(name))
+    last = sch.get_sblock(chain[-1]) if chain else sch.cache_write(anchor, 0, "global")
+    if pixels:
+        width = int(sch.get(last).iter_vars[3].dom.extent)
+        sch.transform_block_layout(last, lambda n, c, y, x, b: (n, c, y * width + x, b))
+    return last, moves
+
+
+def schedule_moves(sch: s_tir.Schedule, names: tuple[str, ...], machine: Machine) -> None:
+    """Loops for the changes of layout behind a kernel: inlined into one, vectorized, parallel."""
+    for name in names[:-1]:
+        sch.compute_inline(sch.get_sblock(name))
+    for name in names[-1:]:
+        *outer, inner = sch.get_loops(sch.get_sblock(name))
+        if int(sch.get(inner).extent) % machine.lanes == 0:
+            _, lane = sch.split(inner, [None, machine.lanes])
+            sch.vectorize(lane)
+        if outer:
+            sch.parallel(sch.fuse(*outer))
+
+
+def _is_elementwise(block: s_tir.SBlock, results: list[tirx.Buffer]) -> bool:
+    """Whether the block has the shape of `results` and reads them at its own place only."""
+    shape = list(results[0].shape)
+    variables = [it.var for it in block.iter_vars]
+    if not tvm_ffi.structural_equal(list(block.writes[0].source.shape), shape):
+        return False
+    own: list[bool] = []
+
+    def note(load: TensorLoad) -> None:
+        if any(load.source.same_as(result) for result in results):
+            own.append(all(i.same_as(v) for i, v in zip(load.indices, variables, strict=True)))
+
+    tvm_ffi.structural_walk(block.body, [(TensorLoad, note)])
+    return all(own)

@@ -1,0 +1,84 @@
+"""Two-dimensional convolution on blocked channels.
+
+Layouts, with `b` channels of a block as the innermost dimension (one vector register):
+
+- activations `[N, ceil(C / b), H, W, b]`; the last block is padded, and its padding is never read
+- weights `[ceil(O / b), I / f, KH, KW, f, b]`, packed ahead of time; `I` counts the input channels
+  of one group and `f = pack_factor(I, b)` of them lie side by side, so that no loop has a tail
+"""
+
+from math import gcd
+
+from tvm import te, tirx
+
+from tvmopt_schedules.cpu.blocks import OP_ANNOTATION
+from tvmopt_schedules.cpu.compute.window import Window, pad_image
+
+CONV2D = "conv2d_nchwc"
+CONV2D_PIXELS = "conv2d_nchwc_pixels"
+GROUPS = "tvmopt.groups"
+
+
+def pack_factor(channels: int, block: int) -> int:
+    """How many of `channels` input channels lie side by side in packed weights."""
+    return gcd(channels, block)
+
+
+def conv2d_nchwc(
+    data: te.Tensor, weight: te.Tensor, window: Window, in_channels: int, groups: int = 1
+) -> te.Tensor:
+    """Convolution of a blocked, or of a plain `[N, C, H, W]`, image with packed weights.
+
+    Args:
+        data: the image; a plain one suits few channels, such as the three of a first layer.
+        weight: see the module's docstring.
+        window: kernel size, strides, padding and dilation.
+        in_channels: true number of input channels, all groups together.
+        groups: groups of channels; with more than one, a block of output channels must lie in one.
+    """
+    batch, height, width = (int(data.shape[i]) for i in (0, 2, 3))
+    out_blocks, outer, kernel_h, kernel_w, factor, block = (int(dim) for dim in weight.shape)
+    group_in = outer * factor
+    assert group_in * groups == in_channels, f"{groups} groups of {group_in}, not {in_channels}"
+    assert window.kernel == (kernel_h, kernel_w)
+    assert out_blocks % groups == 0
+    out_h, out_w = window.output(height, width)
+    padded = pad_image(data, window)
+    ic = te.reduce_axis((0, group_in), "ic")
+
+    def read(n: tirx.Expr, oc: tirx.Expr, y: tirx.Expr, x: tirx.Expr) -> tirx.Expr:
+        channel = ic if groups == 1 else tirx.floordiv(oc, out_blocks // groups) * group_in + ic
+        if len(padded.shape) == 4:
+            return padded[n, channel, y, x]
+        block_in = int(padded.shape[4])
+        return padded[n, tirx.floordiv(channel, block_in), y, x, tirx.floormod(channel, block_in)]
+
+    if window.is_pointwise:
+        pixels = te.compute(
+            (batch, out_blocks, out_h * out_w, block),
+            lambda n, oc, p, ob: te.sum(
+                read(n, oc, tirx.floordiv(p, out_w), tirx.floormod(p, out_w))
+                * weight[oc, tirx.floordiv(ic, factor), 0, 0, tirx.floormod(ic, factor), ob],
+                axis=[ic],
+            ),
+            name=CONV2D,
+            attrs={OP_ANNOTATION: CONV2D_PIXELS, GROUPS: groups},
+        )
+        return te.compute(
+            (batch, out_blocks, out_h, out_w, block),
+            lambda n, oc, y, x, ob: pixels[n, oc, y * out_w + x, ob],
+            name="rows",
+        )
+    (stride_h, stride_w), (dilation_h, dilation_w) = window.strides, window.dilation
+    kh = te.reduce_axis((0, kernel_h), "kh")
+    kw = te.reduce_axis((0, kernel_w), "kw")
+    return te.compute(
+        (batch, out_blocks, out_h, out_w, block),
+        lambda n, oc, y, x, ob: te.sum(
+            read(n, oc, y * stride_h + kh * dilation_h, x * stride_w + kw * dilation_w)
+            * weight[oc, tirx.floordiv(ic, factor), kh, kw, tirx.floormod(ic, factor), ob],
+            axis=[ic, kh, kw],
+        ),
+        name=CONV2D,
+        attrs={OP_ANNOTATION: CONV2D, GROUPS: groups},
+    )

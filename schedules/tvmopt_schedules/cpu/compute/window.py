@@ -1,0 +1,138 @@
+"""Windows that move over images; depthwise convolution and pooling on blocked channels.
+
+Images are `[N, ceil(C / b), H, W, b]`; what the last block holds beyond `C` never meets a channel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tvm import te, tirx
+
+from tvmopt_schedules.cpu.blocks import OP_ANNOTATION
+
+WINDOW = "window_nchwc"
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a kernel window moves over an image.
+
+    Attributes:
+        kernel: height and width.
+        strides: vertical and horizontal.
+        padding: top, left, bottom, right.
+        dilation: vertical and horizontal.
+    """
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+    def output(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the result for an image of `height` and `width`."""
+        top, left, bottom, right = self.padding
+        reach_h = (self.kernel[0] - 1) * self.dilation[0] + 1
+        reach_w = (self.kernel[1] - 1) * self.dilation[1] + 1
+        return (
+            (height + top + bottom - reach_h) // self.strides[0] + 1,
+            (width + left + right - reach_w) // self.strides[1] + 1,
+        )
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each result depends on the one pixel at its own place."""
+        return self.kernel == (1, 1) and self.strides == (1, 1) and not any(self.padding)
+
+
+def depthwise_nchwc(data: te.Tensor, weight: te.Tensor, window: Window) -> te.Tensor:
+    """Convolution of each channel with a kernel of its own; `weight` is `[C / b, KH, KW, b]`."""
+    padded = pad_image(data, window)
+    kh, kw = _axes(window)
+    return te.compute(
+        _shape(data, window),
+        lambda n, c, y, x, b: te.sum(
+            padded(n, c, *_place(window, (y, x), (kh, kw)), b) * weight[c, kh, kw, b],
+            axis=[kh, kw],
+        ),
+        name="depthwise_nchwc",
+        attrs={OP_ANNOTATION: WINDOW},
+    )
+
+
+def max_pool_nchwc(data: te.Tensor, window: Window) -> te.Tensor:
+    """The largest value in each window."""
+    lowest = float(te.min_value(str(data.dtype)))
+    padded = pad_image(data, window, lowest)
+    kh, kw = _axes(window)
+    return te.compute(
+        _shape(data, window),
+        lambda n, c, y, x, b: te.max(
+            padded(n, c, *_place(window, (y, x), (kh, kw)), b), axis=[kh, kw]
+        ),
+        name="max_pool_nchwc",
+        attrs={OP_ANNOTATION: WINDOW},
+    )
+
+
+def sum_pool_nchwc(data: te.Tensor, window: Window) -> te.Tensor:
+    """The sum over each window."""
+    padded = pad_image(data, window)
+    kh, kw = _axes(window)
+    return te.compute(
+        _shape(data, window),
+        lambda n, c, y, x, b: te.sum(
+            padded(n, c, *_place(window, (y, x), (kh, kw)), b), axis=[kh, kw]
+        ),
+        name="sum_pool_nchwc",
+        attrs={OP_ANNOTATION: WINDOW},
+    )
+
+
+def avg_pool_nchwc(data: te.Tensor, window: Window, scale: te.Tensor | float) -> te.Tensor:
+    """The mean over each window.
+
+    Args:
+        data: the image.
+        window: the window.
+        scale: one over the number of elements that count; `[OH, OW]` where windows differ.
+    """
+    total = sum_pool_nchwc(data, window)
+
+    def mean(n: tirx.Expr, c: tirx.Expr, y: tirx.Expr, x: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+        factor = tirx.const(scale, data.dtype) if isinstance(scale, float) else scale[y, x]
+        return total[n, c, y, x, b] * factor
+
+    return te.compute(total.shape, mean, name="mean")
+
+
+def _axes(window: Window) -> tuple[tirx.IterVar, tirx.IterVar]:
+    return te.reduce_axis((0, window.kernel[0]), "kh"), te.reduce_axis((0, window.kernel[1]), "kw")
+
+
+def _shape(data: te.Tensor, window: Window) -> tuple[int, ...]:
+    batch, blocks, height, width, block = (int(dim) for dim in data.shape)
+    return (batch, blocks, *window.output(height, width), block)
+
+
+def _place(window: Window, at: Sequence[tirx.Expr], offset: Sequence[tirx.Expr]) -> list[tirx.Expr]:
+    pairs = zip(at, window.strides, offset, window.dilation, strict=True)
+    return [a * stride + o * dilation for a, stride, o, dilation in pairs]
+
+
+def pad_image(data: te.Tensor, window: Window, value: float = 0.0) -> te.Tensor:
+    """The image with the window's padding around it; itself when there is none."""
+    if not any(window.padding):
+        return data
+    top, left, bottom, right = window.padding
+    shape = [int(dim) for dim in data.shape]
+    height, width = shape[2], shape[3]
+    shape[2] += top + bottom
+    shape[3] += left + right
+    fill = tirx.const(value, data.dtype)
+
+    def read(n: tirx.Expr, c: tirx.Expr, y: tirx.Expr, x: tirx.Expr, *b: tirx.Expr) -> tirx.Expr:
+        inside = tirx.all(y >= top, y < height + top, x >= left, x < width + left)
+        return tirx.if_then_else(inside, data(n, c, y - top, x - left, *b), fill)
+
+    return te.compute(shape, read, name="data_pad")

@@ -1,0 +1,132 @@
+"""The schedule of convolutions on blocked channels, with everything that follows them."""
+
+from math import prod
+
+from tvm import s_tir, tirx
+from tvm.s_tir.dlight import ScheduleRule
+from tvm.s_tir.schedule import LoopRV, SBlockRV, ScheduleError
+from tvm.target import Target
+
+from tvmopt_schedules.cpu.blocked_epilogue import close_kernel, schedule_moves
+from tvmopt_schedules.cpu.blocks import Kernel, find_anchor
+from tvmopt_schedules.cpu.compute.conv2d import CONV2D, CONV2D_PIXELS, GROUPS
+from tvmopt_schedules.cpu.conv2d_tile import ConvShape, chunking, conv_tile
+from tvmopt_schedules.cpu.machine import Machine
+
+PARTITION = "pragma_loop_partition_hint"
+SERIAL_FLOPS = 1 << 20
+"""Kernels of fewer operations take less time than waking the thread pool."""
+
+
+class Conv2d(ScheduleRule):
+    """Keeps a tile of pixels x output-channel blocks in registers over the whole reduction.
+
+    Loops: image, chunk of rows, tile of channel blocks, row, tile of pixels | reduction | tile. The
+    epilogue runs on the accumulators before they are stored.
+    """
+
+    name = "conv2d-nchwc"
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def apply(
+        self,
+        func: tirx.PrimFunc,
+        target: Target,
+        tunable: bool,  # noqa: FBT001
+    ) -> s_tir.Schedule | None:
+        sch = s_tir.Schedule(func)
+        for op in (CONV2D, CONV2D_PIXELS):
+            kernel = find_anchor(sch, op)
+            if kernel is not None:
+                try:
+                    return self._schedule(sch, kernel, by_rows=op == CONV2D)
+                except ScheduleError:
+                    return None
+        return None
+
+    def _schedule(self, sch: s_tir.Schedule, kernel: Kernel, *, by_rows: bool) -> s_tir.Schedule:
+        anchor = sch.get_sblock(kernel.anchor)
+        shape = _shape(sch, anchor, by_rows=by_rows)
+        tile = conv_tile(self.machine, shape)
+        chunk = chunking(self.machine, shape, tile)
+        last, moves = close_kernel(sch, kernel, pixels=not by_rows)
+
+        loops = sch.get_loops(last)
+        image, channel, lane = loops[0], loops[1], loops[-1]
+        outer, inner = sch.split(loops[2], [None, chunk.size])
+        row = [inner] if by_rows else []
+        pixel_outer, pixel = sch.split(loops[3] if by_rows else inner, [None, tile.pixels])
+        channel_outer, block = sch.split(channel, [None, tile.blocks])
+        sch.reorder(image, outer, channel_outer, *row, pixel_outer, block, pixel, lane)
+        if shape.pixels % tile.pixels:
+            sch.annotate(pixel_outer, PARTITION, 1)
+
+        sch.compute_at(anchor, pixel_outer, preserve_unit_loops=True)
+        reduction = self._schedule_tile(sch, anchor, (block, pixel, lane), by_rows=by_rows)
+        for name in kernel.before:
+            self._schedule_pad(sch, sch.get_sblock(name), outer if chunk.by_chunk else None)
+        if shape.flops * self.machine.lanes >= SERIAL_FLOPS:
+            parallel = [image, outer] if chunk.by_chunk else [image, outer, channel_outer]
+            sch.parallel(sch.fuse(*parallel))
+        schedule_moves(sch, moves, self.machine)
+        # At the end: other primitives do not take a reduction whose first step stands apart.
+        sch.decompose_reduction(anchor, reduction)
+        return sch
+
+    def _schedule_tile(
+        self,
+        sch: s_tir.Schedule,
+        anchor: SBlockRV,
+        stored: tuple[LoopRV, LoopRV, LoopRV],
+        *,
+        by_rows: bool,
+    ) -> LoopRV:
+        block, pixel, lane = stored
+        sch.unroll(block)
+        sch.unroll(pixel)
+        sch.vectorize(lane)
+        factor = int(sch.get(anchor).reads[1].source.shape[4])
+        own = sch.get_loops(anchor)[-8 if by_rows else -5 :]
+        if by_rows:
+            _, block, _, pixel, lane, ic, *window = own
+        else:
+            _, block, pixel, lane, ic = own
+            window = []
+        ic_outer, ic_inner = sch.split(ic, [None, factor])
+        # Blocks inside: a broadcast pixel is used up at once and needs one register.
+        sch.reorder(ic_outer, *window, ic_inner, pixel, block, lane)
+        sch.vectorize(lane)
+        sch.unroll(pixel)
+        sch.unroll(block)
+        return ic_outer
+
+    def _schedule_pad(self, sch: s_tir.Schedule, pad: SBlockRV, chunk: LoopRV | None) -> None:
+        if chunk is not None:
+            sch.compute_at(pad, chunk, preserve_unit_loops=True)
+        rank = len(sch.get(pad).iter_vars)
+        image, channel, row, column, *lane = sch.get_loops(pad)[-rank:]
+        if lane:
+            sch.vectorize(lane[0])
+        sch.annotate(column, PARTITION, 1)
+        if chunk is None:
+            sch.parallel(sch.fuse(image, channel, row))
+
+
+def _shape(sch: s_tir.Schedule, anchor: SBlockRV, *, by_rows: bool) -> ConvShape:
+    body = sch.get(anchor)
+    data, weight = (read.source for read in body.reads)
+    out = [int(dim) for dim in body.writes[0].source.shape]
+    groups = int(body.annotations[GROUPS])
+    weights = [int(dim) for dim in weight.shape]
+    return ConvShape(
+        rows=out[2] if by_rows else 1,
+        pixels=out[3] if by_rows else out[2],
+        out_blocks=out[1],
+        group_blocks=out[1] // groups,
+        reduction=prod(weights[1:5]),
+        input_bytes=prod(int(dim) for dim in data.shape[1:]) * 4,
+        weight_bytes=prod(weights) * 4,
+        images=out[0],
+    )
