@@ -12,8 +12,9 @@ from tvm import relax
 
 from tvmopt import Backend, Capabilities, CompileRequest, Layer, ModelSource, Report, TensorSpec
 from tvmopt.compiler.build import build
+from tvmopt.compiler.draft import PackageDraft
 from tvmopt.compiler.importer import ImportedModel
-from tvmopt.compiler.package import Package, PackageDraft
+from tvmopt.compiler.package import Package
 
 INPUTS = (TensorSpec("x", (4, 8), "float32"), TensorSpec("ids", (4,), "int64"))
 OUTPUTS = (TensorSpec("y", (4, 16), "float32"),)

@@ -37,6 +37,17 @@ def cpu_features() -> frozenset[str]:
     return frozenset()
 
 
+def missing_features(target: PackageTarget) -> list[str]:
+    """What this CPU lacks of the target's instruction set; nothing where it does not tell."""
+    present = cpu_features()
+    return [feature for feature in target.isa if feature not in present] if present else []
+
+
+def runs_here(target: PackageTarget) -> bool:
+    """Whether this machine has the architecture and the instruction set."""
+    return target.arch == platform.machine() and not missing_features(target)
+
+
 def check_runs_here(target: PackageTarget, origin: str) -> None:
     """Checks the architecture and the instruction set.
 
@@ -49,9 +60,8 @@ def check_runs_here(target: PackageTarget, origin: str) -> None:
             f"package '{origin}' is for {target.arch} ('{target.name}'), this machine is {here}",
             f"run it on such a machine, or {_recompile_hint()}",
         )
-    present = cpu_features()
-    missing = [feature for feature in target.isa if feature not in present]
-    if present and missing:
+    missing = missing_features(target)
+    if missing:
         raise PackageError(
             f"package '{origin}' is for '{target.name}', and this CPU lacks {', '.join(missing)}",
             _recompile_hint(),

@@ -1,17 +1,9 @@
-"""The `.tvmpkg`: loaded, run and measured; and, while it is being made, a draft of it."""
+"""The `.tvmpkg`: loaded, run and measured."""
 
-import contextlib
-import errno
-import json
-import mmap
-import os
-import platform
 import tempfile
-import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping
-from importlib.metadata import version
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -21,31 +13,20 @@ from tvmopt.compiler.archive import (
     MANIFEST,
     WEIGHTS,
     ArchiveReader,
-    ArchiveWriter,
-    Member,
-    chunks_of,
 )
 from tvmopt.compiler.executor import Array, Executor
 from tvmopt.compiler.host import check_runs_here
-from tvmopt.compiler.linking import check_machine, export_library
 from tvmopt.compiler.manifest import (
-    FORMAT_VERSION,
     Manifest,
-    PackageTarget,
-    Verification,
-    Weight,
-    own_version,
 )
-from tvmopt.compiler.sample_inputs import Fill, read_ranges, sample_inputs
+from tvmopt.compiler.output import write_error
+from tvmopt.compiler.sample_inputs import Fill, sample_inputs
 from tvmopt.compiler.threads import check_threads
-from tvmopt.errors import TvmoptError
-from tvmopt.model import CompileRequest, TensorSpec
+from tvmopt.model import TensorSpec
 from tvmopt.report import Report
 
 if TYPE_CHECKING:
     from tvmopt.compiler.benchmark import BenchmarkResult
-    from tvmopt.compiler.build import BuiltModel
-    from tvmopt.compiler.importer import ImportedModel
     from tvmopt.compiler.profile import Profile
 
 
@@ -56,10 +37,10 @@ class Package:
     the same time.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, executor: Executor) -> None:
+    def __init__(self, path: Path, manifest: Manifest, executor: Executor | None) -> None:
         self.path = path
         self.manifest = manifest
-        self.executor = executor
+        self._executor = executor
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -81,7 +62,7 @@ class Package:
             try:
                 library.write_bytes(reader.view(LIBRARY))
             except OSError as error:
-                raise _write_error(library, error) from None
+                raise write_error(library, error) from None
             executor = Executor(
                 library, weights, manifest.weights, manifest.inputs, manifest.outputs
             )
@@ -96,6 +77,18 @@ class Package:
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The model's outputs."""
         return self.manifest.outputs
+
+    @property
+    def executor(self) -> Executor:
+        """What runs the model.
+
+        Raises:
+            PackageError: it was just compiled for another machine than this.
+        """
+        if self._executor is None:
+            check_runs_here(self.manifest.target, str(self.path))
+        assert self._executor is not None
+        return self._executor
 
     @property
     def report(self) -> Report:
@@ -176,155 +169,6 @@ def read_manifest(path: Path) -> Manifest:
         return _checked_manifest(reader)
 
 
-class PackageDraft:
-    """A package while it is written and verified, in a temporary file beside where it goes.
-
-    A context manager: what has not been published is removed, whatever ends the block.
-    """
-
-    def __init__(
-        self,
-        built: "BuiltModel",
-        imported: "ImportedModel",
-        request: CompileRequest,
-        report: Report,
-        output: Path | None = None,
-    ) -> None:
-        self.built = built
-        self.imported = imported
-        self.request = request
-        self.report = report
-        self.output = output
-        self.verification: Verification | None = None
-        self.ranges = read_ranges(request.source.path, imported.inputs)
-        self._members: dict[str, Member] = {}
-        self._weights: list[Weight] = []
-        self._cleanup = contextlib.ExitStack()
-
-    def __enter__(self) -> Self:
-        with self._cleanup, _write_errors(self.output):
-            folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
-            self._library = folder / LIBRARY
-            export_library(self.built.executable, self._library)
-            check_machine(self._library, self._target().arch)
-            self._open()
-            self._members[LIBRARY] = self._writer.add(LIBRARY, chunks_of(self._library))
-            self._members[WEIGHTS] = self._writer.add(WEIGHTS, self._weight_chunks())
-            self._file.flush()
-            self.executor = self._executor()
-            self._cleanup = self._cleanup.pop_all()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._cleanup.close()
-
-    def publish(self) -> Package:
-        """Completes the package and moves it to its place, in one step.
-
-        Without an output it stays a temporary file, which is deleted with the returned package.
-
-        Raises:
-            TvmoptError: it cannot be written there.
-        """
-        manifest = self._manifest()
-        with _write_errors(self.output):
-            self._writer.finish(manifest.to_json())
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            if self.output is not None:
-                self._path.chmod(0o666 & ~_umask())  # mkstemp makes it private
-                self._path.replace(self.output)
-                _sync_folder(self.output.parent)
-        self._remove.pop_all()  # it is in its place now
-        package = Package(self.output or self._path, manifest, self.executor)
-        if self.output is None:
-            weakref.finalize(package, self._path.unlink, missing_ok=True)
-        return package
-
-    def _open(self) -> None:
-        folder = self.output.parent if self.output else None
-        stem = self.output.name if self.output else "tvmopt"
-        # Not NamedTemporaryFile: this file is closed before it is renamed and may outlive us.
-        descriptor, name = tempfile.mkstemp(".tmp", f".{stem}.", folder)
-        self._path = Path(name)
-        self._file = os.fdopen(descriptor, "w+b")
-        self._writer = ArchiveWriter(self._file)
-        self._remove = self._cleanup.enter_context(contextlib.ExitStack())
-        self._remove.callback(self._path.unlink, missing_ok=True)
-        self._remove.callback(_close_quietly, self._file)
-        self._remove.callback(self._writer.abandon)
-
-    def _weight_chunks(self) -> Iterator[memoryview | bytes]:
-        offset = 0
-        for array in self.built.weights:
-            padding = -offset % ALIGNMENT
-            if padding:
-                yield bytes(padding)
-            offset += padding
-            self._weights.append(Weight(array.dtype.name, array.shape, offset))
-            yield memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-            offset += array.nbytes
-
-    def _executor(self) -> Executor:
-        # What is verified are the bytes that are shipped.
-        start, size = self._writer.starts[WEIGHTS], self._members[WEIGHTS].size_bytes
-        mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
-        weights = memoryview(mapped)[start : start + size]
-        imported = self.imported
-        return Executor(self._library, weights, self._weights, imported.inputs, imported.outputs)
-
-    def _target(self) -> PackageTarget:
-        backend = self.request.backend
-        tvm_target: dict[str, Any] = json.loads(str(backend.target()))
-        triple = str(tvm_target.get("mtriple", ""))
-        arch = triple.partition("-")[0] or platform.machine()
-        isa = tuple(backend.isa())
-        return PackageTarget(backend.device, backend.name, arch, isa, tvm_target)
-
-    def _manifest(self) -> Manifest:
-        request = self.request
-        options = {
-            "passes": {name: dict(given) for name, given in request.options.items()},
-            "disabled_passes": sorted(request.disabled),
-            "target": dict(request.backend.options),
-            "input_shapes": {k: list(v) for k, v in request.source.input_shapes.items()},
-            "dims": dict(request.source.dims),
-        }
-        return Manifest(
-            FORMAT_VERSION,
-            own_version(),
-            version("apache-tvm"),
-            request.source.path.name,
-            self._target(),
-            self.imported.inputs,
-            self.imported.outputs,
-            self.ranges,
-            tuple(self._weights),
-            self._members,
-            options,
-            self.verification,
-            self.report,
-        )
-
-
-def check_output(path: Path) -> None:
-    """Checks, before anything is compiled, that a package can be written to `path`.
-
-    Raises:
-        TvmoptError: no such directory, no right to write there, or a directory of this name.
-    """
-    folder = path.parent
-    if path.is_dir():
-        raise TvmoptError(f"cannot write '{path}': it is a directory", f"use -o {path}/FILE.tvmpkg")
-    if not folder.is_dir():
-        reason = "is a file" if folder.exists() else "does not exist"
-        raise TvmoptError(f"cannot write '{path}': '{folder}' {reason}", f"mkdir -p '{folder}'")
-    # Asking for the right is not enough: read-only and full file systems answer yes.
-    with _write_errors(path), tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}."):
-        pass
-
-
 def _checked_manifest(reader: ArchiveReader) -> Manifest:
     manifest = Manifest.from_json(reader.manifest(), str(reader.path))
     expected = {MANIFEST, LIBRARY, WEIGHTS}
@@ -344,39 +188,3 @@ def _check_weights(reader: ArchiveReader, manifest: Manifest, weights: memoryvie
         end = weight.offset + size
         if weight.offset % ALIGNMENT or weight.offset < 0 or end > weights.nbytes:
             raise reader.damaged("its table of weights does not fit its weights")
-
-
-@contextlib.contextmanager
-def _write_errors(output: Path | None) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _write_error(output or Path(tempfile.gettempdir()), error) from None
-
-
-def _write_error(path: Path, error: OSError) -> TvmoptError:
-    hint = None
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = f"make room in '{path.parent}', or write elsewhere with -o"
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        hint = "write elsewhere with -o"
-    return TvmoptError(f"cannot write '{path}': {error.strerror or error}", hint)
-
-
-def _close_quietly(file: Any) -> None:
-    with contextlib.suppress(OSError):  # a full disk fails once more when buffers are flushed
-        file.close()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

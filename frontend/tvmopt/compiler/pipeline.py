@@ -8,9 +8,11 @@ from pathlib import Path
 import tvm
 
 from tvmopt.compiler.build import build
+from tvmopt.compiler.draft import PackageDraft
 from tvmopt.compiler.executor import Array
 from tvmopt.compiler.importer import import_model
-from tvmopt.compiler.package import Package, PackageDraft, check_output
+from tvmopt.compiler.output import check_output
+from tvmopt.compiler.package import Package
 from tvmopt.compiler.verify import verify_draft
 from tvmopt.model import CompileRequest, TensorSpec
 from tvmopt.passes import CompileContext, Pass

@@ -12,13 +12,13 @@ from tvmopt.compiler.sample_inputs import sample_inputs
 from tvmopt.compiler.threads import default_threads
 from tvmopt.compiler.ties import chosen_from, forgive_ties
 from tvmopt.errors import GateError, TvmoptError
-from tvmopt.report import Report
+from tvmopt.report import Remark, Report
 
 if TYPE_CHECKING:
     import onnx
 
+    from tvmopt.compiler.draft import PackageDraft
     from tvmopt.compiler.importer import ImportedModel
-    from tvmopt.compiler.package import PackageDraft
 
 SEED = 0
 
@@ -28,8 +28,11 @@ def verify_draft(
     imported: "ImportedModel",
     report: Report,
     inputs: Mapping[str, Array] | None = None,
-) -> Verification:
+) -> Verification | None:
     """Verifies a package before it is published; the figures go into its manifest.
+
+    What was compiled for another machine cannot be run here: the report says so, and the result is
+    None.
 
     Args:
         draft: what was compiled, as it will be shipped.
@@ -41,6 +44,10 @@ def verify_draft(
         GateError: an output departs from the original by more than its limit.
         TvmoptError: the original cannot be run here.
     """
+    if draft.executor is None:
+        message = f"not verified: this machine cannot run code for '{draft.target.name}'"
+        report.remarks.append(Remark("analysis", "verify", "", message))
+        return None
     seed = None if inputs is not None else SEED
     given = inputs if inputs is not None else sample_inputs(imported.inputs, draft.ranges, SEED)
     verification = verify(draft.executor, imported, report, given, seed)
