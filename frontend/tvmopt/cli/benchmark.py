@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from tvmopt.cli.console import print_json, print_table
+from tvmopt.cli.console import counted, print_json, print_table
 from tvmopt.cli.options import inputs_options, json_option, threads_option, verbose_option
 from tvmopt.cli.progress import Rounds
 from tvmopt.errors import UsageError
@@ -106,7 +106,7 @@ def benchmark(
             }
         )
         return
-    _show(results, ratios(results), f"{package}, {count} threads, milliseconds")
+    _show(results, ratios(results), f"{package}, {counted(count, 'thread')}, milliseconds")
 
 
 def _original(loaded: "Package", package: Path, model: Path | None) -> Path:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tvmopt.cli.console import note, print_fields, print_json, print_table, size_text
+from tvmopt.cli.console import counted, note, print_fields, print_json, print_table, size_text
 from tvmopt.cli.options import (
     json_option,
     parse_dims,
@@ -26,9 +27,12 @@ from tvmopt.model import CompileRequest, ModelSource
 from tvmopt.recipe import Recipe, read_recipe
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from tvmopt.compiler.manifest import Manifest
 
 DEFAULT_TARGET = "x86"
+_THREADS = "TVM_NUM_THREADS"
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,12 @@ def compile_command(
     plan = _plan(session, model, **options)
     steps = ["import", *(p.name for p in plugins.line_up(plan.request)), "build"]
     steps += ["verify"] if plan.verify else []
-    if threads is not None:
-        os.environ["TVM_NUM_THREADS"] = str(threads)
     start = time.perf_counter()
     try:
         from tvmopt.cli.tensors import read_inputs
         from tvmopt.compiler.pipeline import compile_model
 
-        with Steps([*steps, "package"]) as progress:
+        with _threads(threads), Steps([*steps, "package"]) as progress:
             package = compile_model(
                 plan.request,
                 plugins,
@@ -128,6 +130,24 @@ def compile_command(
         print_json(_as_json(manifest, plan.output, seconds))
         return
     _show(manifest, plan.output, seconds, verbose=session.verbose)
+
+
+@contextmanager
+def _threads(threads: int | None) -> "Generator[None]":
+    """Lets kernels run on this many threads by default, which is what verification does."""
+    from tvmopt.compiler.threads import check_threads
+
+    if threads is None:
+        yield
+        return
+    before = os.environ.get(_THREADS)
+    os.environ[_THREADS] = str(check_threads(threads))
+    try:
+        yield
+    finally:
+        del os.environ[_THREADS]
+        if before is not None:
+            os.environ[_THREADS] = before
 
 
 def _plan(
@@ -174,7 +194,7 @@ def _plan(
 
 
 def _check_output(output: Path, model: Path) -> None:
-    """What `tvmopt.compiler.package.check_output` cannot know."""
+    """What `tvmopt.compiler.output.check_output` cannot know."""
     if output.exists() and model.exists() and output.samefile(model):
         message = f"the output '{output}' is the model itself"
         raise UsageError(message, "name another file with -o")
@@ -202,7 +222,9 @@ def _show(manifest: "Manifest", output: Path, seconds: float, *, verbose: bool) 
     report = manifest.report
     layers = report.layers
     fallbacks = [layer for layer in layers if layer.fallback]
-    phases = ", ".join(f"{name} {value:.1f}" for name, value in report.seconds.items())
+    # What the phases do not hold is mostly the import of TVM.
+    spent = {"start": seconds - sum(report.seconds.values()), **report.seconds}
+    phases = ", ".join(f"{name} {value:.1f}" for name, value in spent.items())
     size = size_text(output.stat().st_size)
     fields = [
         ("package", f"{output} ({size})"),
@@ -224,4 +246,6 @@ def _show(manifest: "Manifest", output: Path, seconds: float, *, verbose: bool) 
     else:
         missed = sum(remark.kind == "missed" for remark in report.remarks)
         if missed:
-            note(f"{missed} rewrites were left out for a reason; -v or `tvmopt inspect` shows them")
+            note(
+                f"{counted(missed, 'remark')} on what was left alone: -v or `tvmopt inspect` shows"
+            )

@@ -51,6 +51,11 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
         click.echo(f"{name:<{width}}  {value}".rstrip())
 
 
+def counted(count: int, noun: str) -> str:
+    """A number and its noun: `1 thread`, `2 threads`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def size_text(size_bytes: float) -> str:
     """A size in the unit that suits it, such as `44.6 MB`."""
     for unit in ("B", "kB", "MB"):

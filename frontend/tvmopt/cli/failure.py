@@ -60,9 +60,9 @@ def _describe(error: BaseException) -> tuple[int, str, str | None]:
             message = f"the Python package '{package}' is not installed"
             return MissingPackageError.exit_code, message, "`tvmopt doctor` says what to install"
         case OSError() if error.errno is not None:
-            reason = os.strerror(error.errno)
+            reason = _sentence(os.strerror(error.errno))
             message = f"'{error.filename}': {reason}" if error.filename else reason
-            return TOOL_ERROR, message[0].lower() + message[1:], _REMEDIES.get(error.errno)
+            return TOOL_ERROR, message, _REMEDIES.get(error.errno)
         case MemoryError():
             return TOOL_ERROR, "out of memory", "close other programs, or use a bigger machine"
         case _:
@@ -86,7 +86,7 @@ def _one_line(text: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    """Click's `Missing argument 'MODEL'.` in the form of our own messages."""
+    """`Missing argument 'MODEL'.` in the form of our own messages."""
     line = _one_line(text).rstrip(".")
     return line[:1].lower() + line[1:]
 

@@ -105,7 +105,9 @@ def _describe_model(file: Path, model: "onnx.ModelProto") -> dict[str, Any]:
                 "shape": [
                     d.dim_value if d.HasField("dim_value") else d.dim_param or "?"
                     for d in value.type.tensor_type.shape.dim
-                ],
+                ]
+                if value.type.tensor_type.HasField("shape")
+                else ["..."],
             }
             for value in values
         ]
@@ -149,7 +151,7 @@ def _show_model(data: dict[str, Any]) -> None:
     print_table("operators", ("operator", "nodes"), data["operators"].items(), ("nodes",))
     is_open = [d for tensor in data["inputs"] for d in tensor["shape"] if not isinstance(d, int)]
     if is_open:
-        first = next((d for d in is_open if d != "?"), None)
+        first = next((d for d in is_open if d not in ("?", "...")), None)
         how = f"--dim {first}=SIZE" if first else "--input-shapes NAME:[...]"
         click.echo(f"open dimensions are fixed by `tvmopt compile {how}`", err=True)
 

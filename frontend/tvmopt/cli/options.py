@@ -124,7 +124,7 @@ def parse_dims(texts: Iterable[str]) -> dict[str, int]:
         name, equals, size = text.rpartition("=")
         if not equals or not name.strip():
             raise UsageError(
-                f"--dim '{text}' is not of the form NAME=SIZE", "such as --dim batch=1"
+                f"--dim '{text}' is not of the form NAME=SIZE", "for example --dim batch=1"
             )
         if name.strip() in dims:
             raise UsageError(f"--dim gives '{name.strip()}' twice")

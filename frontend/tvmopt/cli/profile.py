@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from tvmopt.cli.console import print_fields, print_json, print_table
+from tvmopt.cli.console import counted, print_fields, print_json, print_table
 from tvmopt.cli.options import inputs_options, json_option, threads_option, verbose_option
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _show(result: "Profile", *, slowest_first: bool) -> None:
         layers.sort(key=lambda row: row.time_us, reverse=True)
     numbers = ("ms", "%", "GFLOP/s", "% of peak", "GB/s")
     columns = ("layer", "op", *numbers, "schedule")
-    title = f"layers, {result.threads} threads"
+    title = f"layers, {counted(result.threads, 'thread')}"
     print_table(title, columns, [_row(row) for row in layers], numbers)
     print_fields(
         [
@@ -96,5 +96,5 @@ def _row(row: "LayerTime") -> tuple[str, ...]:
         f"{row.gflops:.1f}" if counts else "-",
         f"{row.peak_share:.0%}".rstrip("%") if counts else "-",
         f"{row.gbytes_per_s:.1f}",
-        f"{layer.schedule} (generic: {layer.fallback})" if layer.fallback else layer.schedule,
+        f"{layer.schedule} ({layer.fallback})" if layer.fallback else layer.schedule,
     )
