@@ -53,7 +53,10 @@ def batch_normalization(node: Node) -> Expr:
     epsilon = node.attribute("epsilon", 1e-5)
     dtype = node.dtype()
     gamma, beta, mean, variance = (_as(node, i, dtype) for i in range(1, 5))
-    whole = node.emit(op.nn.batch_norm(node[0], gamma, beta, mean, variance, 1, epsilon))
+    # Relax's own default is training mode.
+    whole = node.emit(
+        op.nn.batch_norm(node[0], gamma, beta, mean, variance, 1, epsilon, training=False)
+    )
     return relax.TupleGetItem(node.builder.emit(whole), 0)
 
 
