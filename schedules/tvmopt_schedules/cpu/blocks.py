@@ -25,8 +25,11 @@ class Kernel:
 
 
 def block_names(sch: s_tir.Schedule) -> list[str]:
-    """Names of the leaf blocks under the root, in order of execution."""
-    root = sch.get_sblock("root")
+    """Names of the leaf blocks under the root, in order of execution; none without a root."""
+    try:
+        root = sch.get_sblock("root")
+    except s_tir.ScheduleError:  # a function of statements alone, such as a sort
+        return []
     return [sch.get(child).name_hint for child in sch.get_child_blocks(root)]
 
 

@@ -1,42 +1,45 @@
 """Kernels that only map elements: one pass over memory, flat loops, whole vectors."""
 
-from tvm import s_tir, tirx
-from tvm.s_tir.dlight import ScheduleRule
-from tvm.s_tir.schedule import SBlockRV
-from tvm.target import Target
+from math import prod
+from typing import ClassVar
 
-from tvmopt_schedules.cpu.lanes import LANES, vectorize_annotated
+from tvm import s_tir, tirx
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+from tvmopt_schedules.cpu.conditions import breaks, period
+from tvmopt_schedules.cpu.guarded_rule import GuardedRule
+from tvmopt_schedules.cpu.lanes import BREAKS, LANES, vectorize_annotated
 from tvmopt_schedules.cpu.loops import (
     PARALLEL_WORK,
+    Strides,
     attempt,
     contiguous_groups,
     extent,
     fuse,
     is_spatial,
     lanes_for,
+    largest_divisor,
     leaf_blocks,
     work,
 )
 from tvmopt_schedules.cpu.machine import Machine
 
+CACHE_LINE_FLOATS = 16
+MOST_CUTS = 8
+"""Each cut brings another copy of the loop body."""
 
-class Elementwise(ScheduleRule):
-    """Element-wise chains with broadcasts, casts, slices, transposes: every axis is data-parallel."""
 
-    name = "elementwise"
+class Elementwise(GuardedRule):
+    """Chains of element-wise operators, broadcasts, slices, transposes: no axis is reduced."""
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    name: ClassVar[str] = "elementwise"
 
-    def apply(
-        self,
-        func: tirx.PrimFunc,
-        target: Target,
-        tunable: bool,  # noqa: FBT001
-    ) -> s_tir.Schedule | None:
+    def schedule(self, func: tirx.PrimFunc) -> s_tir.Schedule | None:
         sch = s_tir.Schedule(func)
         blocks = leaf_blocks(sch)
         if not blocks or not all(is_spatial(sch, block) for block in blocks):
+            return None
+        if any(extent(sch, loop) is None for block in blocks for loop in sch.get_loops(block)):
             return None
         inline_all(sch)
         for block in leaf_blocks(sch):
@@ -51,15 +54,71 @@ def inline_all(sch: s_tir.Schedule) -> None:
 
 
 def map_elements(sch: s_tir.Schedule, block: SBlockRV, machine: Machine) -> None:
-    """Schedules a data-parallel block: flattens its loops, vectorizes the innermost, spreads work."""
+    """Schedules a data-parallel block: flat loops, whole vectors, work spread over cores."""
     loops = list(sch.get_loops(block))
-    if not loops or any(extent(sch, loop) is None for loop in loops):
+    if not loops:
         return
     is_big = work(sch, block) >= PARALLEL_WORK
-    groups = contiguous_groups(sch, block, loops)
-    fused = [fuse(sch, group) for group in groups]
-    *outer, inner = fused
+    *outer, inner = [fuse(sch, group) for group in contiguous_groups(sch, block, loops)]
+    length = period(sch, block, inner)
+    if length is not None and length >= machine.lanes // 2:
+        around, inner = sch.split(inner, [None, length])
+        outer.append(around)
+    outer = tile_transpose(sch, block, outer, inner)
     sch.annotate(inner, LANES, lanes_for(sch, block, machine.lanes))
+    cuts = breaks(sch, block, inner)
+    if 0 < len(cuts) <= MOST_CUTS:
+        sch.annotate(inner, BREAKS, cuts)
+    cut = cut_outer(sch, block, outer)
     if is_big:
-        spread = fuse(sch, outer) if outer else inner
-        attempt(sch.parallel, spread)
+        spread = outer if cut is None else outer[:cut]
+        if prod(extent(sch, loop) or 1 for loop in spread) > 1:
+            attempt(sch.parallel, fuse(sch, spread))
+        else:
+            attempt(sch.parallel, inner if cut is None else outer[cut])
+
+
+def cut_outer(sch: s_tir.Schedule, block: SBlockRV, outer: list[LoopRV]) -> int | None:
+    """Cuts the first loop that decides a condition, as in a concatenation over channels.
+
+    Returns:
+        Its index; None where there is none, or where the pieces would be too many.
+    """
+    for index, loop in enumerate(outer):
+        cuts = breaks(sch, block, loop)
+        if cuts:
+            if len(cuts) > MOST_CUTS:
+                return None
+            sch.annotate(loop, BREAKS, cuts)
+            return index
+    return None
+
+
+def tile_transpose(
+    sch: s_tir.Schedule, block: SBlockRV, outer: list[LoopRV], inner: LoopRV
+) -> list[LoopRV]:
+    """Walks a transposed input in square tiles, so that each cache line is read once.
+
+    Returns:
+        The loops outside the tile.
+    """
+    strides = Strides(sch, block)
+    if all(stride in (0, 1) for stride in strides.along(inner)):
+        return outer
+    across = [
+        index
+        for index, loop in enumerate(outer)
+        if any(
+            there == 1 and here not in (0, 1)
+            for there, here in zip(strides.along(loop), strides.along(inner), strict=True)
+        )
+    ]
+    if not across:
+        return outer
+    index = across[-1]
+    tile = largest_divisor(extent(sch, outer[index]) or 1, CACHE_LINE_FLOATS)
+    if tile < 4:
+        return outer
+    around, inside = sch.split(outer[index], [None, tile])
+    sch.reorder(*outer[index + 1 :], inside, inner)
+    return [*outer[:index], around, *outer[index + 1 :]]

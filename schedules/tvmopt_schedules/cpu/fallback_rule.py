@@ -1,26 +1,35 @@
 """The schedule of kernels that no other rule takes: the best loops that are certainly legal."""
 
-import tvm
-import tvm_ffi
+from typing import ClassVar
+
 from tvm import s_tir, tirx
 from tvm.s_tir.dlight import ScheduleRule
-from tvm.s_tir.schedule import LoopRV, SBlockRV, ScheduleError
+from tvm.s_tir.schedule import SBlockRV
 from tvm.target import Target
 
 from tvmopt_schedules.cpu.blocks import is_reduction
+from tvmopt_schedules.cpu.elementwise_rule import map_elements
+from tvmopt_schedules.cpu.lanes import match_reducer, vectorize_annotated
+from tvmopt_schedules.cpu.loops import (
+    NOT_LEGAL,
+    PARALLEL_WORK,
+    attempt,
+    extent,
+    fuse,
+    is_spatial,
+    leading_free_loops,
+    leaf_blocks,
+    work,
+)
 from tvmopt_schedules.cpu.machine import Machine
-
-_realize = tvm_ffi.get_global_func("s_tir.schedule.GetSBlockRealize")
-
-PARALLEL_THRESHOLD = 32 * 1024
-"""Iterations of the loop nest under which waking the thread pool costs more than it brings."""
+from tvmopt_schedules.cpu.row_rule import inline_cheap, reduce_rows
 
 
 class Fallback(ScheduleRule):
-    """Takes any kernel, and gives it the best loops that are certainly legal."""
+    """Takes any kernel: each block by itself, in vectors and in parallel where that is legal."""
 
-    name = "generic"
-    fallback = True
+    name: ClassVar[str] = "generic"
+    fallback: ClassVar[bool] = True
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -31,72 +40,42 @@ class Fallback(ScheduleRule):
         target: Target,
         tunable: bool,  # noqa: FBT001
     ) -> s_tir.Schedule:
+        for attempted in (self._schedule_blocks, self._spread_blocks):
+            try:
+                return attempted(func)
+            except NOT_LEGAL:
+                continue
+        return s_tir.Schedule(func)
+
+    def _schedule_blocks(self, func: tirx.PrimFunc) -> s_tir.Schedule:
         sch = s_tir.Schedule(func)
-        try:
-            blocks = leaf_blocks(sch)
-        except ScheduleError:
+        blocks = leaf_blocks(sch)
+        if not blocks:
             return sch
-        for block in blocks:
-            attempt(sch.compute_inline, block)
+        inline_cheap(sch)
         for block in leaf_blocks(sch):
             self._schedule_block(sch, block)
-        return sch
+        return vectorize_annotated(sch)
 
     def _schedule_block(self, sch: s_tir.Schedule, block: SBlockRV) -> None:
-        loops = spatial_prefix(sch, block)
-        if not loops:
-            return
-        reduces = is_reduction(sch, block)
-        work = 1
-        for loop in sch.get_loops(block):
-            extent = sch.get(loop).extent
-            work *= int(extent) if isinstance(extent, tirx.IntImm) else PARALLEL_THRESHOLD
-        if not reduces:
-            inner = loops.pop()
-            extent = sch.get(inner).extent
-            if isinstance(extent, tirx.IntImm) and int(extent) % self.machine.lanes == 0:
-                inner = sch.split(inner, [None, self.machine.lanes])[1]
-                attempt(sch.vectorize, inner)
-        if loops and work >= PARALLEL_THRESHOLD:
-            outer = sch.fuse(*loops) if len(loops) > 1 else loops[0]
-            attempt(sch.parallel, outer)
+        if any(extent(sch, loop) is None for loop in sch.get_loops(block)):
+            spread(sch, block)
+        elif is_spatial(sch, block):
+            map_elements(sch, block, self.machine)
+        elif is_reduction(sch, block) and match_reducer(sch.get(block)) is not None:
+            reduce_rows(sch, block, self.machine)
+        else:
+            spread(sch, block)
+
+    def _spread_blocks(self, func: tirx.PrimFunc) -> s_tir.Schedule:
+        sch = s_tir.Schedule(func)
+        for block in leaf_blocks(sch):
+            spread(sch, block)
+        return sch
 
 
-def attempt(primitive: object, *args: object) -> bool:
-    """Applies a schedule primitive; False where it is not legal, with the schedule unchanged."""
-    try:
-        primitive(*args)  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
-    except (ScheduleError, RuntimeError, ValueError):
-        return False
-    return True
-
-
-def leaf_blocks(sch: s_tir.Schedule) -> list[SBlockRV]:
-    """The blocks under the root in order of execution; none in a function without blocks."""
-    try:
-        return list(sch.get_child_blocks(sch.get_sblock("root")))
-    except ScheduleError:
-        return []
-
-
-def spatial_prefix(sch: s_tir.Schedule, block: SBlockRV) -> list[LoopRV]:
-    """The outermost loops of the block that bind nothing but data-parallel axes."""
-    realize = _realize(sch, block)
-    data_parallel: set[tirx.Var] = set()
-    others: set[tirx.Var] = set()
-    for value, it in zip(realize.iter_values, sch.get(block).iter_vars, strict=True):
-        used = variables(value)
-        (data_parallel if it.iter_type == tirx.IterVar.DataPar else others).update(used)
-    found: list[LoopRV] = []
-    for loop in sch.get_loops(block):
-        if sch.get(loop).loop_var not in data_parallel - others:
-            break
-        found.append(loop)
-    return found
-
-
-def variables(expr: tvm.ir.Expr) -> set[tirx.Var]:
-    """The variables that occur in the expression."""
-    found: set[tirx.Var] = set()
-    tvm_ffi.structural_walk(expr, [(tirx.Var, lambda var: found.add(var))])
-    return found
+def spread(sch: s_tir.Schedule, block: SBlockRV) -> None:
+    """Spreads the outermost data-parallel loops of a block over the cores, if there is enough."""
+    loops = leading_free_loops(sch, block)
+    if loops and work(sch, block) >= PARALLEL_WORK:
+        attempt(sch.parallel, fuse(sch, loops))

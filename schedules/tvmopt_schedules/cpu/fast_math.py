@@ -188,7 +188,7 @@ def tanh(x: Any) -> Any:
 
 
 def log(x: Any) -> Any:
-    """The natural logarithm: e * ln 2 + log(m) for x = 2^e * m, sqrt(1/2) <= m < sqrt(2)."""
+    """The natural logarithm, e * ln 2 + ln m with x = 2^e * m and sqrt(1/2) <= m < sqrt(2)."""
     smallest_normal, sqrt_half = 1.17549435e-38, 0x3F3504F3
 
     def special(v: Any) -> Any:

@@ -2,8 +2,8 @@
 
 TVM's `vectorize` wants an extent that is a constant, becomes one instruction and has no predicate.
 Schedule rules therefore annotate the serial loop they want vectorized, and `vectorize_annotated`
-rewrites the kernel at the end. A vector of any length is fine for LLVM: `<5 x float>` is computed in
-one register.
+rewrites the kernel at the end. A vector of any length is fine for LLVM: `<5 x float>` is computed
+in one register.
 
 * `LANES` on a data-parallel loop, which need not be innermost: the lanes move inside the loops and
   into each statement of the body, so that `for w: (init; for k: update)` updates a vector of `w`.
@@ -13,20 +13,27 @@ one register.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import tvm_ffi
 from tvm import IRModule, ir, s_tir, sym, tirx
-from tvm.tirx import ForKind
+from tvm.tirx import ForKind, IterVar
+
+from tvmopt_schedules.cpu.flatten import flatten_accesses
+from tvmopt_schedules.cpu.terms import substitute, variables, with_body
 
 LANES = "tvmopt.lanes"
 """Annotation of a data-parallel loop: the lanes of one vector."""
 
 REDUCE_LANES = "tvmopt.reduce_lanes"
-"""Annotation of the innermost of a block's reduction loops: the lanes of one vector."""
+"""Annotation of the outermost of a block's reduction loops, which nest without anything between."""
 
 BREAKS = "tvmopt.breaks"
-"""Annotation beside LANES: iterations, in ascending order, where a vector must not span."""
+"""Annotation of a data-parallel loop: iterations, in ascending order, before which it is cut.
+
+Beside LANES, no vector spans a cut.
+"""
 
 ACCUMULATORS = 4
 """Vectors of partial results per reduction: an addition takes 4 cycles and two start in each."""
@@ -34,13 +41,13 @@ ACCUMULATORS = 4
 
 def vectorize_annotated(sch: s_tir.Schedule) -> s_tir.Schedule:
     """A schedule of the same kernel with the annotated loops vectorized."""
-    func = sch.mod["main"]
+    func = flatten_accesses(sch.mod["main"])
     root = func.body
     assert isinstance(root, s_tir.SBlockRealize), "a schedulable function has a root block"
     body = _rewrite(root.block.body)
     if body is root.block.body:
         return sch
-    block = _with_body(root.block, body)
+    block = with_body(root.block, body)
     realize = s_tir.SBlockRealize(root.iter_values, root.predicate, block)
     return s_tir.Schedule(IRModule({"main": s_tir.renew_defs(func.with_body(realize))}))
 
@@ -55,40 +62,21 @@ def _rewrite(stmt: Any) -> Any:
         body = _rewrite(stmt.block.body)
         if body is stmt.block.body:
             return stmt
-        block = _with_body(stmt.block, body)
+        block = with_body(stmt.block, body)
         return s_tir.SBlockRealize(stmt.iter_values, stmt.predicate, block)
     if not isinstance(stmt, tirx.For):
         return stmt
     if REDUCE_LANES in stmt.annotations:
         return _vector_reduction(stmt)
     body = _rewrite(stmt.body)
-    if LANES in stmt.annotations:
-        return _vector_loop(stmt, body)
+    if LANES in stmt.annotations or BREAKS in stmt.annotations:
+        return _cut_loop(stmt, body)
     return stmt if body is stmt.body else _loop(stmt, body)
-
-
-def _with_body(block: s_tir.SBlock, body: Any) -> s_tir.SBlock:
-    return s_tir.SBlock(
-        block.iter_vars,
-        block.reads,
-        block.writes,
-        block.name_hint,
-        body,
-        block.init,
-        block.alloc_buffers,
-        block.match_buffers,
-        block.annotations,
-    )
 
 
 def _loop(loop: tirx.For, body: Any) -> tirx.For:
     kept = {k: v for k, v in loop.annotations.items() if k not in (LANES, REDUCE_LANES, BREAKS)}
     return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, annotations=kept)
-
-
-def substitute(node: Any, values: dict[tirx.Var, Any]) -> Any:
-    """`node` with variables replaced by values."""
-    return tvm_ffi.structural_map(node, [(ir.Var, lambda var: values.get(var, var))])
 
 
 def _const(value: int, like: Any) -> Any:
@@ -102,14 +90,25 @@ def _fresh(name: str, like: Any) -> Any:
 # Data-parallel loops
 
 
-def _vector_loop(loop: tirx.For, body: Any) -> Any:
-    lanes, extent = int(loop.annotations[LANES]), int(loop.extent)
-    breaks = [int(at) for at in loop.annotations.get(BREAKS, [])]
+def _cut_loop(loop: tirx.For, body: Any) -> Any:
+    lanes, extent = int(loop.annotations.get(LANES, 0)), int(loop.extent)
+    cuts: Any = loop.annotations.get(BREAKS, [])
+    breaks = [int(at) for at in cuts]
     bounds = [0, *(at for at in breaks if 0 < at < extent), extent]
     parts: list[Any] = []
-    for begin, end in zip(bounds, bounds[1:], strict=False):
-        parts += _vector_range(loop, body, begin, end, lanes)
+    for begin, end in pairwise(bounds):
+        if lanes:
+            parts += _vector_range(loop, body, begin, end, lanes)
+        else:
+            parts.append(_range(loop, body, begin, end))
     return parts[0] if len(parts) == 1 else tirx.SeqStmt(parts)
+
+
+def _range(loop: tirx.For, body: Any, begin: int, end: int) -> Any:
+    """Iterations from `begin` to `end`, one at a time."""
+    var = _fresh(loop.loop_var.name, loop.loop_var)
+    inner = substitute_bindings(_clone_all(body), {loop.loop_var: var + begin})
+    return tirx.For(var, _const(0, var), _const(end - begin, var), loop.kind, inner)
 
 
 def _vector_range(loop: tirx.For, body: Any, begin: int, end: int, lanes: int) -> list[Any]:
@@ -146,8 +145,19 @@ def _spread(stmt: Any, var: Any, base: Any, lanes: int) -> Any:
     return tirx.For(lane, _const(0, var), _const(lanes, var), ForKind.VECTORIZED, body)
 
 
+def _clone_all(stmt: Any) -> Any:
+    """A copy of a loop nest with loop variables, axes and buffers of its own."""
+    if isinstance(stmt, tirx.SeqStmt):
+        return tirx.SeqStmt([_clone_all(part) for part in stmt.seq])
+    if isinstance(stmt, tirx.For):
+        var = _fresh(stmt.loop_var.name, stmt.loop_var)
+        body = substitute_bindings(_clone_all(stmt.body), {stmt.loop_var: var})
+        return tirx.For(var, stmt.min, stmt.extent, stmt.kind, body, annotations=stmt.annotations)
+    return _clone(stmt)
+
+
 def _clone(stmt: Any) -> Any:
-    """A copy with axes and buffers of its own, since a definition may stand only once in a kernel."""
+    """A copy with axes and buffers of its own: a definition may stand only once in a kernel."""
     if not isinstance(stmt, s_tir.SBlockRealize):
         return stmt
     block = stmt.block
@@ -159,7 +169,7 @@ def _clone(stmt: Any) -> Any:
         return None if node is None else substitute(node, fresh)
 
     copy = s_tir.SBlock(
-        [tirx.IterVar(it.dom, fresh[it.var], it.iter_type) for it in block.iter_vars],
+        [IterVar(it.dom, fresh[it.var], it.iter_type) for it in block.iter_vars],
         renew(block.reads),
         renew(block.writes),
         block.name_hint,
@@ -193,13 +203,6 @@ def substitute_bindings(stmt: Any, values: dict[Any, Any]) -> Any:
             stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body, annotations=stmt.annotations
         )
     return substitute(stmt, values)
-
-
-def variables(expr: Any) -> set[Any]:
-    """The variables that occur in the expression."""
-    found: set[Any] = set()
-    tvm_ffi.structural_walk(expr, [(ir.Var, found.add)])
-    return found
 
 
 # Reductions
@@ -252,23 +255,18 @@ def _reads(expr: Any, buffer: Any) -> bool:
 
 
 def _vector_reduction(loop: tirx.For) -> Any:
-    realize = loop.body
-    assert isinstance(realize, s_tir.SBlockRealize), "REDUCE_LANES belongs to the innermost loop"
-    block = realize.block
-    reducer = match_reducer(block)
-    assert reducer is not None, f"block {block.name_hint} is no reduction that has lanes"
-    lanes, extent = int(loop.annotations[REDUCE_LANES]), int(loop.extent)
-    copies = max(1, min(ACCUMULATORS, extent // lanes))
-    width = min(lanes * copies, extent)
-    reduced = {it.var for it in block.iter_vars if it.iter_type == tirx.IterVar.CommReduce}
-    bound = {
-        it.var: value
-        for it, value in zip(block.iter_vars, realize.iter_values, strict=True)
-        if it.var in reduced
-    }
-    term = substitute(reducer.term, bound)
-    partial = tirx.decl_buffer((width,), reducer.identity.ty.dtype, f"{block.name_hint}_lanes")
-    var = loop.loop_var
+    nest, realize = _perfect_nest(loop)
+    *outer, inner = nest
+    reducer = match_reducer(realize.block)
+    assert reducer is not None, f"block {realize.block.name_hint} is no reduction that has lanes"
+    reduced = {it.var for it in realize.block.iter_vars if it.iter_type == IterVar.CommReduce}
+    lanes, extent, var = int(loop.annotations[REDUCE_LANES]), int(inner.extent), inner.loop_var
+    width = min(extent, lanes * max(1, min(ACCUMULATORS, extent // lanes)))
+    partial = tirx.decl_buffer(
+        (width,), reducer.identity.ty.dtype, f"{realize.block.name_hint}_lanes"
+    )
+    axes = zip(realize.block.iter_vars, realize.iter_values, strict=True)
+    term = substitute(reducer.term, {it.var: value for it, value in axes if it.var in reduced})
 
     def accumulate(base: Any, count: int) -> Any:
         lane = _fresh("lane", var)
@@ -276,23 +274,32 @@ def _vector_reduction(loop: tirx.For) -> Any:
         combined = reducer.combine(tirx.BufferLoad(partial, [lane]), value)
         return _vector(lane, count, tirx.BufferStore(partial, combined, [lane]))
 
-    body: list[Any] = []
-    lane = _fresh("lane", var)
-    body.append(_vector(lane, width, tirx.BufferStore(partial, reducer.identity, [lane])))
     whole, rest = divmod(extent, width)
-    outer = _fresh(f"{var.name}_v", var)
-    inner = accumulate(outer * width, width)
-    body.append(tirx.For(outer, _const(0, var), _const(whole, var), ForKind.SERIAL, inner))
-    done = whole * width
-    for _ in range(rest // lanes):
-        body.append(accumulate(_const(done, var), lanes))
-        done += lanes
-    if done < extent:
-        body.append(accumulate(_const(done, var), extent - done))
-    body += _fold(reducer, partial, width, var)
-    result = tirx.BufferLoad(partial, [_const(0, var)])
-    body.append(tirx.BufferStore(reducer.store.buffer, result, reducer.store.indices))
-    return _spatial_block(realize, reduced, tirx.SeqStmt(body), partial)
+    step = _fresh(f"{var.name}_v", var)
+    main = accumulate(step * width, width)
+    row: list[Any] = [tirx.For(step, _const(0, var), _const(whole, var), ForKind.SERIAL, main)]
+    row += [
+        accumulate(_const(done, var), min(lanes, extent - done))
+        for done in range(extent - rest, extent, lanes)
+    ]
+    body: Any = tirx.SeqStmt(row) if len(row) > 1 else row[0]
+    for one in reversed(outer):
+        body = tirx.For(one.loop_var, one.min, one.extent, ForKind.SERIAL, body)
+    lane = _fresh("lane", var)
+    start = _vector(lane, width, tirx.BufferStore(partial, reducer.identity, [lane]))
+    total = tirx.BufferLoad(partial, [_const(0, var)])
+    end = tirx.BufferStore(reducer.store.buffer, total, reducer.store.indices)
+    steps = [start, body, *_fold(reducer, partial, width, var), end]
+    return _spatial_block(realize, reduced, tirx.SeqStmt(steps), partial)
+
+
+def _perfect_nest(loop: tirx.For) -> tuple[list[tirx.For], s_tir.SBlockRealize]:
+    nest = [loop]
+    while isinstance(nest[-1].body, tirx.For):
+        nest.append(nest[-1].body)
+    realize = nest[-1].body
+    assert isinstance(realize, s_tir.SBlockRealize), "reduction loops nest around their block"
+    return nest, realize
 
 
 def _vector(lane: Any, count: int, body: Any) -> Any:

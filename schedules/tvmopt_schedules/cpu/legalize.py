@@ -1,6 +1,7 @@
 """How Relax operators become PrimFuncs on CPUs, where TVM's own legalization is not good enough."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from tvm import relax, te
@@ -50,20 +51,19 @@ def _is_static(ty: relax.TensorType) -> bool:
     )
 
 
-def _row_kernel(bb: relax.BlockBuilder, name: str, define: Any, *tensors: relax.Expr) -> relax.Call:
+def _row_kernel(bb: relax.BlockBuilder, name: str, define: Any, *tensors: relax.Expr) -> relax.Expr:
     """Calls a kernel that takes an element-wise prologue and epilogue into its rows."""
     attrs = {"tvmopt.fusion": "row"}
     return bb.call_te(define, *tensors, primfunc_name_hint=name, primfunc_attrs=attrs)
 
 
 def _softmax(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    axis = int(call.attrs.axis)
-    return _row_kernel(bb, "softmax", lambda x: softmax(x, axis), call.args[0])
+    return _row_kernel(bb, "softmax", partial(softmax, axis=int(call.attrs.axis)), call.args[0])
 
 
 def _log_softmax(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    axis = int(call.attrs.axis)
-    return _row_kernel(bb, "log_softmax", lambda x: log_softmax(x, axis), call.args[0])
+    define = partial(log_softmax, axis=int(call.attrs.axis))
+    return _row_kernel(bb, "log_softmax", define, call.args[0])
 
 
 def _layer_norm(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:

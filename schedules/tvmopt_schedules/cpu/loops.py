@@ -1,6 +1,7 @@
 """What schedule rules ask about loops: strides of accesses, which loops are one, how much work."""
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from math import prod
 from typing import Any
 
@@ -8,13 +9,17 @@ import tvm_ffi
 from tvm import ir, s_tir, sym, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV, ScheduleError
 
-from tvmopt_schedules.cpu.lanes import substitute, variables
+from tvmopt_schedules.cpu.conditions import conditions
+from tvmopt_schedules.cpu.terms import substitute, variables
 
 PARALLEL_WORK = 32 * 1024
 """Weighted operations (see `work`) under which a kernel stays on one core.
 
 Waking TVM's thread pool takes 5-10 us; one core does about this much element-wise work in 10 us.
 """
+
+NOT_LEGAL = (ScheduleError, RuntimeError, ValueError)
+"""What TVM raises where a schedule primitive does not apply."""
 
 _realize = tvm_ffi.get_global_func("s_tir.schedule.GetSBlockRealize")
 
@@ -25,7 +30,7 @@ def attempt(primitive: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
     """Applies a schedule primitive; False where it is not legal, with the schedule unchanged."""
     try:
         primitive(*args, **kwargs)
-    except (ScheduleError, RuntimeError, ValueError):  # TVM raises all of them for "not legal"
+    except NOT_LEGAL:
         return False
     return True
 
@@ -44,18 +49,6 @@ def extent(sch: s_tir.Schedule, loop: LoopRV) -> int | None:
     return int(value) if isinstance(value, tirx.IntImm) else None
 
 
-def extents(sch: s_tir.Schedule, loops: Sequence[LoopRV]) -> list[int]:
-    """The loops' extents.
-
-    Raises:
-        ValueError: one is not a constant.
-    """
-    found = [extent(sch, loop) for loop in loops]
-    if None in found:
-        raise ValueError("a loop's extent is not a constant")
-    return [e for e in found if e is not None]
-
-
 def split_axes(sch: s_tir.Schedule, block: SBlockRV) -> tuple[list[LoopRV], list[LoopRV]]:
     """The block's loops that bind data-parallel axes only, and all others."""
     realize = _realize(sch, block)
@@ -67,6 +60,12 @@ def split_axes(sch: s_tir.Schedule, block: SBlockRV) -> tuple[list[LoopRV], list
     loops = list(sch.get_loops(block))
     free = [loop for loop in loops if sch.get(loop).loop_var not in others]
     return free, [loop for loop in loops if sch.get(loop).loop_var in others]
+
+
+def leading_free_loops(sch: s_tir.Schedule, block: SBlockRV) -> list[LoopRV]:
+    """The block's outermost loops down to the first that is not purely data-parallel."""
+    free = {sch.get(loop).loop_var for loop in split_axes(sch, block)[0]}
+    return list(takewhile(lambda loop: sch.get(loop).loop_var in free, sch.get_loops(block)))
 
 
 def is_spatial(sch: s_tir.Schedule, block: SBlockRV) -> bool:
@@ -128,21 +127,35 @@ def contiguous_groups(
     """Splits nested loops, outermost first, into runs that every access walks through like one.
 
     Fusing a run keeps all strides constant: `for i, j: y[i, j] = x[i, j]` is one run,
-    `for i, j: y[i, j] = x[i, j] + b[j]` is two.
+    `for i, j: y[i, j] = x[i, j] + b[j]` is two. A loop that decides a condition stays alone.
     """
-    strides = Strides(sch, block)
     groups: list[list[LoopRV]] = []
-    for loop in loops:
-        if groups and _is_one(sch, strides, groups[-1][-1], loop):
+    for loop, joins in zip(loops, joints(sch, block, loops), strict=True):
+        if joins:
             groups[-1].append(loop)
         else:
             groups.append([loop])
     return groups
 
 
+def joints(sch: s_tir.Schedule, block: SBlockRV, loops: Sequence[LoopRV]) -> list[bool]:
+    """For each loop, whether it and the one around it are walked through like one."""
+    strides = Strides(sch, block)
+    deciding = conditions(sch, block).deciding
+    found: list[bool] = []
+    for outer, inner in zip([None, *loops], loops, strict=False):
+        if outer is None:
+            found.append(False)
+        elif extent(sch, outer) == 1 or extent(sch, inner) == 1:
+            found.append(True)
+        elif {sch.get(outer).loop_var, sch.get(inner).loop_var} & deciding:
+            found.append(False)
+        else:
+            found.append(_is_one(sch, strides, outer, inner))
+    return found
+
+
 def _is_one(sch: s_tir.Schedule, strides: Strides, outer: LoopRV, inner: LoopRV) -> bool:
-    if extent(sch, outer) == 1 or extent(sch, inner) == 1:
-        return True
     size = extent(sch, inner)
     if size is None:
         return False
@@ -207,3 +220,8 @@ def selecting_vars(sch: s_tir.Schedule, block: SBlockRV, buffers: set[Any]) -> s
 
     tvm_ffi.structural_walk(realize.block.body, [(ir.TensorLoad, load)])
     return used
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of `number` that is at most `limit`."""
+    return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)

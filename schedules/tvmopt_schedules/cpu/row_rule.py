@@ -9,14 +9,13 @@ loop over rows, and every other block is computed inside it. Two forms:
   same position of neighbouring rows.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from tvm import s_tir, tirx
-from tvm.s_tir.dlight import ScheduleRule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
-from tvm.target import Target
 
 from tvmopt_schedules.cpu.blocks import is_reduction
+from tvmopt_schedules.cpu.guarded_rule import GuardedRule
 from tvmopt_schedules.cpu.lanes import (
     ACCUMULATORS,
     LANES,
@@ -33,6 +32,7 @@ from tvmopt_schedules.cpu.loops import (
     fuse,
     is_cheap,
     is_spatial,
+    joints,
     lanes_for,
     leaf_blocks,
     selecting_vars,
@@ -42,20 +42,12 @@ from tvmopt_schedules.cpu.loops import (
 from tvmopt_schedules.cpu.machine import Machine
 
 
-class Row(ScheduleRule):
+class Row(GuardedRule):
     """One or more reductions over the same rows, with element-wise producers and consumers."""
 
-    name = "row"
+    name: ClassVar[str] = "row"
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-
-    def apply(
-        self,
-        func: tirx.PrimFunc,
-        target: Target,
-        tunable: bool,  # noqa: FBT001
-    ) -> s_tir.Schedule | None:
+    def schedule(self, func: tirx.PrimFunc) -> s_tir.Schedule | None:
         sch = s_tir.Schedule(func)
         blocks = leaf_blocks(sch)
         reductions = [block for block in blocks if is_reduction(sch, block)]
@@ -95,7 +87,7 @@ def _schedule(sch: s_tir.Schedule, machine: Machine) -> bool:
     if inner:
         sch.reorder(*rows, *inner)
     if across:
-        *outer, vector = [fuse(sch, group) for group in contiguous_groups(sch, last, rows)]
+        *outer, vector = [fuse(sch, group) for group in _common_groups(sch, blocks, rows)]
     else:
         outer, vector = rows, None
     nest: list[LoopRV] = [fuse(sch, outer)] if outer else []
@@ -111,6 +103,29 @@ def _schedule(sch: s_tir.Schedule, machine: Machine) -> bool:
     if total >= PARALLEL_WORK:
         attempt(sch.parallel, nest[0])
     return True
+
+
+def _common_groups(
+    sch: s_tir.Schedule, blocks: list[SBlockRV], rows: list[LoopRV]
+) -> list[list[LoopRV]]:
+    """Runs of the last block's row loops that are one run in every block."""
+    *before, last = blocks
+    joined = joints(sch, last, rows)
+    for block in before:
+        same = split_axes(sch, block)[0]
+        if not is_reduction(sch, block):
+            continue
+        if len(same) != len(rows):
+            joined = [False] * len(rows)
+            break
+        joined = [a and b for a, b in zip(joined, joints(sch, block, same), strict=True)]
+    groups: list[list[LoopRV]] = []
+    for loop, joins in zip(rows, joined, strict=True):
+        if joins:
+            groups[-1].append(loop)
+        else:
+            groups.append([loop])
+    return groups
 
 
 def leaf_blocks_inside(sch: s_tir.Schedule, loop: LoopRV) -> list[SBlockRV]:
@@ -149,8 +164,8 @@ def _vectorize_inside(sch: s_tir.Schedule, block: SBlockRV, depth: int, machine:
         free, reduced = split_axes(sch, block)
         if len(free) > depth:
             sch.reorder(*free[depth:], *reduced)
-        inner = fuse(sch, contiguous_groups(sch, block, reduced)[-1])
-        sch.annotate(inner, REDUCE_LANES, lanes)
+        fused = [fuse(sch, group) for group in contiguous_groups(sch, block, reduced)]
+        sch.annotate(fused[0], REDUCE_LANES, lanes)
         return
     inner = fuse(sch, contiguous_groups(sch, block, loops)[-1])
     sch.annotate(inner, LANES, lanes)
@@ -168,3 +183,23 @@ def _vectorize_across(
     size = extent(sch, vector)
     assert size is not None
     sch.annotate(vector, LANES, lanes * max(1, min(ACCUMULATORS, size // lanes)))
+
+
+def reduce_rows(sch: s_tir.Schedule, block: SBlockRV, machine: Machine) -> None:
+    """Schedules a reduction that stands alone."""
+    is_big = work(sch, block) >= PARALLEL_WORK
+    across = _is_kept_innermost(sch, block)
+    free, reduced = split_axes(sch, block)
+    if free:
+        sch.reorder(*free, *reduced)
+    if not across:
+        rows = fuse(sch, free) if free else None
+        _vectorize_inside(sch, block, 1 if free else 0, machine)
+        if rows is not None and is_big:
+            attempt(sch.parallel, rows)
+        return
+    *outer, vector = [fuse(sch, group) for group in _common_groups(sch, [block], free)]
+    rows = fuse(sch, outer) if outer else vector
+    _vectorize_across(sch, vector, [block], machine)
+    if is_big:
+        attempt(sch.parallel, rows)

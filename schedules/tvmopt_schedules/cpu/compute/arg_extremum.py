@@ -4,7 +4,7 @@ from typing import Any
 
 from tvm import te, tirx
 
-from tvmopt_schedules.cpu.compute.rows import Rows
+from tvmopt_schedules.cpu.compute.rows import Rows, elements
 
 
 def arg_extremum(
@@ -28,4 +28,4 @@ def arg_extremum(
         row = [*indices[:axis], *indices[axis + 1 :]] if keepdims else indices
         return first(*row).astype(dtype)
 
-    return te.compute(shape, element, name)
+    return elements(shape, element, name)

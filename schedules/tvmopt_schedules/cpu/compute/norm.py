@@ -9,7 +9,7 @@ from typing import Any
 
 from tvm import te, tirx
 
-from tvmopt_schedules.cpu.compute.rows import Rows
+from tvmopt_schedules.cpu.compute.rows import Rows, elements
 
 
 def layer_norm(
@@ -19,7 +19,7 @@ def layer_norm(
     axes: Sequence[int],
     epsilon: float,
 ) -> te.Tensor:
-    """`(x - mean) / sqrt(variance + epsilon) * gamma + beta`; gamma and beta have the axes' shape."""
+    """`(x - mean) / sqrt(variance + epsilon) * gamma + beta`, these two in the axes' shape."""
     rows = Rows(x.shape, axes)
 
     def affine(indices: Sequence[Any], value: Any) -> Any:
@@ -33,14 +33,18 @@ def layer_norm(
 def rms_norm(x: te.Tensor, gamma: te.Tensor, axes: Sequence[int], epsilon: float) -> te.Tensor:
     """`x / sqrt(mean(x^2) + epsilon) * gamma`."""
     rows = Rows(x.shape, axes)
-    squares = rows.reduce(te.sum, lambda *i: x(*i) * x(*i), "rms_norm_squares")
-    scale = rows.map(lambda *r: _rsqrt(squares(*r), rows, epsilon), "rms_norm_scale")
+
+    def square(*indices: Any) -> Any:
+        return x(*indices) * x(*indices)
+
+    squares = rows.reduce(te.sum, square, "rms_norm_squares")
+    scale = rows.map(_rsqrt_of(squares, rows, epsilon), "rms_norm_scale")
 
     def element(*indices: Any) -> Any:
         value = x(*indices) * scale(*rows.of(indices))
         return value * gamma(*[indices[axis] for axis in rows.axes])
 
-    return te.compute(x.shape, element, "rms_norm")
+    return elements(x.shape, element, "rms_norm")
 
 
 def instance_norm(
@@ -81,7 +85,11 @@ def group_norm(
         return axis + (axis > channel_axis)
 
     rows = Rows(split, [channel_axis + 1, *(shifted(axis % len(shape)) for axis in axes)])
-    mean, scale = _moments(lambda *i: x(*joined(i)), rows, epsilon, "group_norm")
+
+    def grouped_x(*indices: Any) -> Any:
+        return x(*joined(indices))
+
+    mean, scale = _moments(grouped_x, rows, epsilon, "group_norm")
 
     def element(*indices: Any) -> Any:
         channel = indices[channel_axis]
@@ -91,7 +99,7 @@ def group_norm(
         value = (x(*indices) - mean(*row)) * scale(*row)
         return value * gamma(channel) + beta(channel)
 
-    return te.compute(shape, element, "group_norm")
+    return elements(shape, element, "group_norm")
 
 
 def _normalize(
@@ -107,7 +115,7 @@ def _normalize(
         row = rows.of(indices)
         return affine(indices, (x(*indices) - mean(*row)) * scale(*row))
 
-    return te.compute(x.shape, element, name)
+    return elements(x.shape, element, name)
 
 
 def _moments(
@@ -115,21 +123,30 @@ def _moments(
 ) -> tuple[te.Tensor, te.Tensor]:
     """The mean of each row and the reciprocal of its standard deviation."""
     total = rows.reduce(te.sum, x, f"{name}_sum")
-    mean = rows.map(lambda *r: total(*r) * _reciprocal(rows, total.dtype), f"{name}_mean")
+
+    def mean_of(*row: Any) -> Any:
+        return total(*row) * _reciprocal(rows, total.dtype)
+
+    mean = rows.map(mean_of, f"{name}_mean")
 
     def centred(*indices: Any) -> Any:
         difference = x(*indices) - mean(*rows.of(indices))
         return difference * difference
 
     squares = rows.reduce(te.sum, centred, f"{name}_squares")
-    return mean, rows.map(lambda *r: _rsqrt(squares(*r), rows, epsilon), f"{name}_scale")
+    return mean, rows.map(_rsqrt_of(squares, rows, epsilon), f"{name}_scale")
 
 
 def _reciprocal(rows: Rows, dtype: str) -> Any:
     return tirx.const(1.0 / int(rows.length), dtype)
 
 
-def _rsqrt(squares: Any, rows: Rows, epsilon: float) -> Any:
-    dtype = squares.ty.dtype
-    variance = squares * _reciprocal(rows, dtype) + tirx.const(epsilon, dtype)
-    return tirx.const(1.0, dtype) / te.sqrt(variance)
+def _rsqrt_of(squares: te.Tensor, rows: Rows, epsilon: float) -> Callable[..., Any]:
+    """`1 / sqrt(squares / n + epsilon)` of a row."""
+    dtype = squares.dtype
+
+    def rsqrt(*row: Any) -> Any:
+        variance = squares(*row) * _reciprocal(rows, dtype) + tirx.const(epsilon, dtype)
+        return tirx.const(1.0, dtype) / te.sqrt(variance)
+
+    return rsqrt

@@ -6,6 +6,13 @@ from typing import Any
 from tvm import te
 
 
+def elements(shape: Sequence[Any], value: Callable[..., Any], name: str) -> te.Tensor:
+    """A tensor of `value(*indices)`."""
+    result = te.compute(shape, value, name=name)
+    assert isinstance(result, te.Tensor)
+    return result
+
+
 class Rows:
     """A tensor's shape with some of its axes reduced; the kept axes number the rows."""
 
@@ -27,7 +34,7 @@ class Rows:
         return [indices[axis] for axis in self.kept]
 
     def reduce(self, combine: Callable[..., Any], term: Callable[..., Any], name: str) -> te.Tensor:
-        """One value per row: `combine` (te.sum, te.max ...) of `term(*indices)` over its elements."""
+        """One value per row: `combine` (te.sum, te.max ...) of `term(*indices)` over the row."""
         reduced = [te.reduce_axis((0, self.shape[axis]), f"k{axis}") for axis in self.axes]
 
         def row(*indices: Any) -> Any:
@@ -38,8 +45,8 @@ class Rows:
                 full[axis] = index
             return combine(term(*full), axis=reduced)
 
-        return te.compute([self.shape[axis] for axis in self.kept], row, name=name)
+        return elements([self.shape[axis] for axis in self.kept], row, name)
 
     def map(self, value: Callable[..., Any], name: str) -> te.Tensor:
         """One value per row: `value(*row)`."""
-        return te.compute([self.shape[axis] for axis in self.kept], value, name=name)
+        return elements([self.shape[axis] for axis in self.kept], value, name)
