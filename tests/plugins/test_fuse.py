@@ -126,3 +126,19 @@ def test_conditional_is_left_alone(ctx: CompileContext) -> None:
     assert calls(mod) == ["a", "y", "z|w"]
     x = np.array([1, -2, 3, 4], np.float32)
     np.testing.assert_array_equal(run(mod, np.array(True), x), np.maximum(x, 0))
+
+
+def test_slice_from_the_front_is_no_reshape(ctx: CompileContext) -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((4, 8), "float32")) -> R.Tensor((2, 8), "float32"):
+            with R.dataflow():
+                a = R.strided_slice(x, [0], [0], [2])
+                b = R.reshape(a, (16,))
+                c = R.nn.relu(b)
+                R.output(c)
+            return c
+
+    mod = Fuse().run(relax.transform.LegalizeOps()(Before), ctx)
+    assert calls(mod) == ["a|b|c"]

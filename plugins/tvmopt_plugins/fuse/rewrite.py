@@ -1,5 +1,6 @@
 """Reads Relax into the graph that `grouping` works on, and writes its groups back as kernels."""
 
+import math
 from typing import TYPE_CHECKING
 
 import tvm
@@ -77,8 +78,18 @@ def _kind(mod: tvm.IRModule, binding: relax.Binding) -> Kind:
         if tensors != 1:
             # Concatenation and gathering choose between operands: what feeds them stays apart.
             return Kind.OPAQUE
-        return Kind.RESHAPE if relax.analysis.has_reshape_pattern(func) else Kind.MOVE
+        return Kind.RESHAPE if _is_reshape(binding.value, func) else Kind.MOVE
     return {_REDUCTION: Kind.ROW, _OUT_FUSABLE: Kind.ANCHOR}.get(pattern, Kind.OPAQUE)
+
+
+def _is_reshape(call: relax.Call, func: tirx.PrimFunc) -> bool:
+    """Whether the call keeps all elements in their order.
+
+    TVM's analysis alone takes a slice from the front for a reshape: it compares indices only.
+    """
+    before, after = call.args[1].fields[0].ty, call.ty_args[0]
+    sizes = [math.prod(int(dim) for dim in ty.shape.values) for ty in (before, after)]
+    return sizes[0] == sizes[1] and relax.analysis.has_reshape_pattern(func)
 
 
 def _callee(mod: tvm.IRModule, binding: relax.Binding) -> tirx.PrimFunc | None:
