@@ -47,7 +47,6 @@ _PACKAGES = (
 )
 
 _TOOLS = (
-    (("cc", "gcc", "clang"), "links compiled models", "apt install gcc"),
     (("qemu-aarch64", "qemu-aarch64-static"), "runs ARM packages here", "apt install qemu-user"),
 )
 
@@ -62,7 +61,7 @@ def doctor(session: Session, *, as_json: bool) -> int:
     Exits with 5 when something is missing that every compilation needs.
     """
     system = _system()
-    required = _required()
+    required = [*_required(), _runtime(), _linker()]
     optional = [*_tools(), *_packages()]
     backends = _backends(session)
     bad = session.plugins.bad
@@ -123,6 +122,31 @@ def _required() -> list[Finding]:
         text = f"{found or '-'} (wanted {wanted or 'any'})"
         findings.append(Finding(name, status, text, _REASONS.get(name, ""), remedy))
     return findings
+
+
+def _runtime() -> Finding:
+    """Whether TVM can be imported: a library that it needs may be missing."""
+    purpose = "TVM and its code generators"
+    try:
+        from tvm.target import codegen
+
+        found = f"loads, with LLVM {codegen.llvm_version_major()}"
+    except Exception as error:  # noqa: BLE001 - a broken installation fails in any way
+        remedy = f"install it anew: pip install --force-reinstall apache-tvm ({error})"
+        return Finding("tvm", "missing", "does not load", purpose, remedy)
+    return Finding("tvm", "ok", found, purpose)
+
+
+def _linker() -> Finding:
+    purpose = "links compiled models"
+    try:
+        from tvmopt.compiler.linking import find_linker
+
+        return Finding("linker", "ok", " ".join(find_linker()), purpose)
+    except MissingPackageError as error:
+        return Finding("linker", "missing", "-", purpose, error.hint or str(error))
+    except ImportError:
+        return Finding("linker", "missing", "not looked for, since TVM does not load", purpose)
 
 
 def _packages() -> list[Finding]:
