@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tvm
-from onnx import NodeProto, TensorProto, helper
+from onnx import GraphProto, NodeProto, TensorProto, helper
 from tvm import relax
 from tvm.ir import Expr
 from tvm.ir.expr import GenericConst
@@ -14,7 +14,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import onnx_input
 from tvmopt.compiler.importer.draft import Draft, label
 from tvmopt.compiler.importer.infer import Types
 from tvmopt.compiler.importer.node import Node, dtype_of, shape_of
-from tvmopt.compiler.importer.ops import CONVERTERS, TVM_CONVERTERS
+from tvmopt.compiler.importer.ops import CONVERTERS, GUARDS, TVM_CONVERTERS
 from tvmopt.errors import ModelError, TvmoptError
 from tvmopt.model import TensorSpec
 
@@ -48,6 +48,7 @@ class _Builder:
         self.values: dict[str, Expr] = {}
         self.bindings: list[relax.Binding] = []
         self.blocks = relax.BlockBuilder()
+        self.readers = _readers(draft.graph)
 
     def build(self) -> Built:
         graph = self.draft.graph
@@ -112,7 +113,8 @@ class _Builder:
         for name in proto.output:
             self._check_dtype(proto, name)
         inputs = [self._value(name) if name else None for name in proto.input]
-        node = Node(proto, self.draft.opset, inputs, self.blocks)
+        readers = self.readers.get(proto.output[0], frozenset())
+        node = Node(proto, self.draft.opset, inputs, self.blocks, readers)
         self.blocks._begin_dataflow_block()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -122,9 +124,10 @@ class _Builder:
                 raise
             except Exception as error:
                 raise node.error(f"cannot be converted: {_reason(error)}") from error
+            finally:
+                block = self.blocks._end_block()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         for message in dict.fromkeys(str(item.message) for item in caught):
             self.draft.remark("analysis", proto.name, message)
-        block = self.blocks._end_block()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         renamed: dict[relax.Var, relax.Var] = {}
         for binding in block.bindings:
             value = _replace(binding.value, renamed)
@@ -165,9 +168,11 @@ class _Builder:
         ):
             raise node.error(f"the shape of its output '{name}' is not static")
         expected = self.types.get(name)
+        shape, dtype = tuple(shape_of(value)), dtype_of(value)
+        if 0 in shape:
+            raise node.error(f"its output '{name}' has no elements: its shape is {list(shape)}")
         if expected is None:
             return value
-        shape, dtype = tuple(shape_of(value)), dtype_of(value)
         wanted_dtype = _dtype(expected.elem_type)
         if dtype != wanted_dtype or expected.shape not in (None, shape):
             raise node.error(
@@ -193,10 +198,21 @@ def _call(node: Node) -> list[Expr]:
 
 
 def _call_tvm(node: Node) -> Expr:
+    guard = GUARDS.get(node.proto.op_type)
+    if guard is not None:
+        guard(node)
     converter = TVM_CONVERTERS[node.proto.op_type].get_converter(node.opset)
     attributes = {item.name: helper.get_attribute_value(item) for item in node.proto.attribute}
     attributes["tvm_custom"] = {"name": node.proto.name, "num_outputs": node.num_outputs}
     return converter(node.builder, onnx_input(node.inputs), attributes, [{}, {}])
+
+
+def _readers(graph: GraphProto) -> dict[str, frozenset[str]]:
+    readers: dict[str, set[str]] = {value.name: {"output"} for value in graph.output}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+    return {name: frozenset(kinds) for name, kinds in readers.items()}
 
 
 def _count_uses(nodes: Sequence[NodeProto]) -> dict[str, int]:

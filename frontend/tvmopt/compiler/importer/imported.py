@@ -50,8 +50,7 @@ class ImportedModel:
         Raises:
             ModelError: the file is not there any more, or its weights exceed what one proto holds.
         """
-        shapes = {spec.name: spec.shape for spec in self.inputs}
-        return original.read_original(self.source.path, shapes, extra_outputs)
+        return original.read_original(self.source.path, self.inputs, self.outputs, extra_outputs)
 
 
 def import_model(source: ModelSource) -> ImportedModel:

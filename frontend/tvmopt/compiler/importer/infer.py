@@ -10,7 +10,7 @@ from tvmopt.compiler.importer.draft import Draft
 from tvmopt.errors import ModelError
 
 SMALL = 1024
-"""Elements up to which a constant's value is shown to the inference, which needs shapes and axes."""
+"""Elements up to which the inference sees a constant's value: it needs those of shapes and axes."""
 
 
 @dataclass(frozen=True)

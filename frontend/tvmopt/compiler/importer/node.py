@@ -23,12 +23,14 @@ class Node:
         opset: the version of the default operator set.
         inputs: tensors with static shapes; None where an optional input is left out.
         builder: normalizes expressions, which gives them their types.
+        readers: operators that read the node's first output.
     """
 
     proto: NodeProto
     opset: int
     inputs: Sequence[Expr | None]
     builder: relax.BlockBuilder
+    readers: frozenset[str] = frozenset()
 
     @property
     def num_outputs(self) -> int:
@@ -101,6 +103,11 @@ def shape_of(expr: Expr) -> list[int]:
 def dtype_of(expr: Expr) -> str:
     """The element type of a normalized expression, by its NumPy name."""
     return str(expr.ty.dtype.dtype)
+
+
+def constant(array: np.ndarray) -> Expr:
+    """A constant of just the array's type; without the type, TVM narrows 64-bit ones to 32."""
+    return relax.const(array, array.dtype.name)
 
 
 def scalar(value: float | bool, dtype: str) -> Expr:  # noqa: FBT001

@@ -1,6 +1,6 @@
 """The original model for verification: as it is on disk, only with static input shapes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -9,23 +9,26 @@ from onnx import ModelProto, ValueInfoProto
 from tvmopt.compiler.importer.names import name_nodes
 from tvmopt.compiler.importer.read import PROTOBUF_LIMIT, read_proto, tensor_value
 from tvmopt.errors import ModelError
+from tvmopt.model import TensorSpec
 
 
 def read_original(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], extra_outputs: Sequence[str] = ()
+    path: Path,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    extra_outputs: Sequence[str] = (),
 ) -> ModelProto:
-    """Reads `path` with its external data, fills in input shapes and adds outputs.
+    """Reads `path` with its external data, fills in the shapes and adds outputs.
 
     Raises:
         ModelError: unreadable, or with more external data than one proto holds.
     """
     model = read_proto(path)
     name_nodes(model.graph)
-    for value in model.graph.input:
+    shapes = {spec.name: spec.shape for spec in (*inputs, *outputs)}
+    for value in [*model.graph.input, *model.graph.output]:
         if value.name in shapes:
             _set_shape(value, shapes[value.name])
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")  # may name dimensions that are frozen now
     del model.graph.value_info[:]
     present = {value.name for value in model.graph.output}
     for name in extra_outputs:

@@ -1,4 +1,4 @@
-"""Reads an ONNX file and sets its constants apart from its graph, copying neither more than once."""
+"""Reads an ONNX file and sets its constants apart from its graph, without copies to spare."""
 
 from pathlib import Path
 

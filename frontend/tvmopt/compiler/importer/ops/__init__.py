@@ -11,6 +11,7 @@ from tvmopt.compiler.importer.ops import (
     activation,
     convolution,
     elementwise,
+    guards,
     normalization,
     pooling,
     reduction,
@@ -30,7 +31,10 @@ CONVERTERS: Mapping[str, Converter] = {
     **shape.CONVERTERS,
     **slicing.CONVERTERS,
 }
-"""Converters of ours, by operator: TVM computes wrongly here, or emits kernels no pass sees into."""
+"""Converters of ours: TVM's would compute wrongly, or emit kernels that no pass sees into."""
+
+GUARDS = guards.GUARDS
+"""Checks of nodes before TVM's converter gets them, by operator."""
 
 _DATA_DEPENDENT = "the shape of its output depends on data, and shapes must be static"
 _SEQUENCES = "values that are no tensors are not supported"

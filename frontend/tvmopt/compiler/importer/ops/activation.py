@@ -1,8 +1,9 @@
-"""Activations. TVM's converters of these assume float32, or compile to kernels no pass sees into."""
+"""Activations; TVM's converters of these assume float32, or emit kernels no pass sees into."""
 
 import math
 
 from tvm.ir import Expr
+from tvm.ir.expr import GenericConst
 from tvm.relax import op
 
 from tvmopt.compiler.importer.node import Converter, Node, is_float, scalar
@@ -14,12 +15,10 @@ def clip(node: Node) -> Expr:
     if node.opset < 11:
         bounds = [node.attribute("min"), node.attribute("max")]
     else:
-        try:
-            values = [node.constant(1), node.constant(2)]
-        except Exception:  # noqa: BLE001
-            values = None
-        if values is None:
+        given = [node.get(1), node.get(2)]
+        if any(bound is not None and not isinstance(bound, GenericConst) for bound in given):
             return _clip_computed(node)
+        values = [node.constant(1), node.constant(2)]
         bounds = [None if value is None else value.item() for value in values]
     if is_float(dtype):
         bounds = [None if b is None or math.isnan(b) else b for b in bounds]
@@ -100,8 +99,15 @@ def softplus(node: Node) -> Expr:
 
 
 def mish(node: Node) -> Expr:
-    """`x tanh(softplus(x))`."""
-    return op.multiply(node[0], op.tanh(softplus(node)))
+    """`x tanh(log(1 + e))` with `e = exp(x)`, as `x w / (w + 2)` with `w = e (e + 2)`.
+
+    That is exact, and keeps small values where `log(1 + e)` would lose them; from 20 on, the factor
+    is 1 in float32.
+    """
+    x, dtype = node[0], node.dtype()
+    grown = node.emit(op.exp(op.minimum(x, scalar(20 if dtype != "float16" else 5, dtype))))
+    w = node.emit(op.multiply(grown, op.add(grown, scalar(2, dtype))))
+    return op.multiply(x, op.divide(w, op.add(w, scalar(2, dtype))))
 
 
 def hard_sigmoid(node: Node) -> Expr:

@@ -1,4 +1,4 @@
-"""Convolution and its transpose, with `auto_pad` and `output_shape` resolved to explicit padding."""
+"""Convolution and its transpose; `auto_pad` and `output_shape` become explicit padding."""
 
 from tvm.ir import Expr
 from tvm.relax import op

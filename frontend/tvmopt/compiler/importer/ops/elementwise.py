@@ -1,15 +1,22 @@
-"""Element-wise operators whose conversion by TVM is wrong, fails, or moves more data than needed."""
+"""Element-wise operators that TVM converts wrongly, not at all, or to more work than needed."""
 
 from collections.abc import Callable
 
 import numpy as np
 from onnx import helper
-from tvm import relax
 from tvm.ir import Expr
 from tvm.ir.expr import GenericConst
 from tvm.relax import op
 
-from tvmopt.compiler.importer.node import Converter, Node, dtype_of, is_float, scalar, shape_of
+from tvmopt.compiler.importer.node import (
+    Converter,
+    Node,
+    constant,
+    dtype_of,
+    is_float,
+    scalar,
+    shape_of,
+)
 
 Binary = Callable[[Expr, Expr], Expr]
 
@@ -85,7 +92,7 @@ def is_inf(node: Node) -> Expr:
         return op.equal(op.abs(x), scalar(np.inf, dtype))
     if positive or negative:
         return op.equal(x, scalar(np.inf if positive else -np.inf, dtype))
-    return relax.const(np.zeros(node.shape(), bool))
+    return constant(np.zeros(node.shape(), bool))
 
 
 def dropout(node: Node) -> list[Expr]:
@@ -96,7 +103,7 @@ def dropout(node: Node) -> list[Expr]:
         ratio = node.constant(1)
         if training.value.numpy().item() and (ratio is None or ratio.item() > 0):
             raise node.error("it is in training mode; export the model for inference")
-    mask = relax.const(np.ones(node.shape(), bool if node.opset >= 10 else node.dtype()))
+    mask = constant(np.ones(node.shape(), bool if node.opset >= 10 else node.dtype()))
     return [node[0], mask] if node.uses_output(1) else [node[0]]
 
 
@@ -118,24 +125,47 @@ def power(node: Node) -> Expr:
 
 def modulo(node: Node) -> Expr:
     """The remainder with the divisor's sign, or with the dividend's when `fmod` is set."""
-    if node.attribute("fmod", 0):
-        return op.mod(node[0], node[1])
-    if node.dtype().startswith("uint"):  # floor and truncation agree
-        return op.mod(node[0], node[1])
-    return op.floor_mod(node[0], node[1])
+    x, y, dtype = node[0], node[1], node.dtype()
+    if node.attribute("fmod", 0) or dtype.startswith("uint"):  # of unsigned, both are the same
+        return op.mod(x, y)
+    if not is_float(dtype):
+        return op.floor_mod(x, y)
+    zero = scalar(0, dtype)
+    rest = node.emit(op.mod(x, y))  # not x - floor(x / y) y, which is NaN for an infinite y
+    apart = op.not_equal(op.less(rest, zero), op.less(y, zero))
+    shifted = op.logical_and(op.not_equal(rest, zero), apart)
+    return op.where(shifted, op.add(rest, y), rest)
+
+
+def bit_shift(node: Node) -> Expr:
+    """A shift; by as many bits as there are, or by a negative number of them, nothing is left.
+
+    Shifting a signed integer right keeps its sign.
+    """
+    x, dtype = node[0], node.dtype()
+    width = int(dtype.removeprefix("u").removeprefix("int"))
+    amount = node[1] if dtype.startswith("u") else op.astype(node[1], f"u{dtype}")
+    last = scalar(width - 1, f"u{dtype}".replace("uu", "u"))
+    kept = node.emit(op.astype(op.minimum(amount, last), dtype))
+    right = node.attribute("direction") == "RIGHT"
+    shifted = op.right_shift(x, kept) if right else op.left_shift(x, kept)
+    if right and not dtype.startswith("u"):
+        return shifted
+    return op.where(op.less_equal(amount, last), shifted, scalar(0, dtype))
 
 
 def divide(node: Node) -> Expr:
     """A division; of integers, it rounds toward zero."""
     right = _aligned(node)
-    if isinstance(right, GenericConst) and not is_float(node.dtype()):
-        if not right.value.numpy().all():
-            raise node.error("it divides integers by a constant 0")
+    integers = not is_float(node.dtype())
+    if integers and isinstance(right, GenericConst) and not right.value.numpy().all():
+        raise node.error("it divides integers by a constant 0")
     return op.divide(node[0], right)
 
 
 CONVERTERS: dict[str, Converter] = {
     "Add": binary(op.add),
+    "BitShift": bit_shift,
     "Cast": cast,
     "CastLike": cast_like,
     "Div": divide,

@@ -7,7 +7,7 @@ from tvm import relax
 from tvm.ir import Expr
 from tvm.relax import op
 
-from tvmopt.compiler.importer.node import Converter, Node, scalar
+from tvmopt.compiler.importer.node import Converter, Node, constant, scalar
 
 
 def layer_normalization(node: Node) -> Expr | Sequence[Expr]:
@@ -21,7 +21,7 @@ def layer_normalization(node: Node) -> Expr | Sequence[Expr]:
     inner = shape[axis:]
     gamma = _spread(node, 1, inner)
     bias = node.get(2)
-    beta = relax.const(np.zeros(inner, dtype)) if bias is None else _spread(node, 2, inner)
+    beta = constant(np.zeros(inner, dtype)) if bias is None else _spread(node, 2, inner)
     epsilon = node.attribute("epsilon", 1e-5)
     if not (node.uses_output(1) or node.uses_output(2)):
         return op.nn.layer_norm(x, gamma, beta, axes, epsilon)
@@ -34,6 +34,22 @@ def layer_normalization(node: Node) -> Expr | Sequence[Expr]:
     normal = op.multiply(centred, inverse)
     normal = normal if dtype == "float32" else op.astype(normal, dtype)
     return [op.add(op.multiply(normal, gamma), beta), mean, inverse]
+
+
+def rms_normalization(node: Node) -> Expr:
+    """`x / sqrt(mean(x^2) + epsilon) * scale` over the axes from `axis` on, in float32."""
+    x, dtype, shape = node[0], node.dtype(), node.shape()
+    axis = node.attribute("axis", -1) % len(shape)
+    axes = list(range(axis, len(shape)))
+    epsilon = node.attribute("epsilon", 1e-5)
+    if dtype == "float32" and axis and node.shape(1) == shape[axis:]:  # TVM's needs an outer axis
+        return op.nn.rms_norm(x, node[1], axes, epsilon)
+    wide = x if dtype == "float32" else op.astype(x, "float32")
+    square = op.mean(op.multiply(wide, wide), axes, keepdims=True)
+    normal = op.divide(wide, op.sqrt(op.add(square, scalar(epsilon, "float32"))))
+    normal = normal if dtype == "float32" else op.astype(normal, dtype)
+    scaled = op.multiply(normal, _as(node, 1, dtype))
+    return scaled if dtype == node.dtype(1) else op.astype(scaled, node.dtype(1))
 
 
 def _spread(node: Node, index: int, shape: list[int]) -> Expr:
@@ -98,4 +114,5 @@ CONVERTERS: dict[str, Converter] = {
     "LRN": local_response_normalization,
     "LayerNormalization": layer_normalization,
     "LpNormalization": lp_normalization,
+    "RMSNormalization": rms_normalization,
 }

@@ -3,11 +3,10 @@
 import math
 
 import numpy as np
-from tvm import relax
 from tvm.ir import Expr
 from tvm.relax import op
 
-from tvmopt.compiler.importer.node import Converter, Node, scalar
+from tvmopt.compiler.importer.node import Converter, Node, constant, scalar
 from tvmopt.compiler.importer.ops.windows import pads
 
 _MAX = {1: op.nn.max_pool1d, 2: op.nn.max_pool2d, 3: op.nn.max_pool3d}
@@ -67,45 +66,40 @@ def average_pool(node: Node) -> Expr:
     """The mean of each window, over its data or, with `count_include_pad`, also its padding."""
     window = _Window(node)
     include = bool(node.attribute("count_include_pad", 0))
-    padding = window.full_pads()
-    plain = padding == window.pads and all(d == 1 for d in window.dilations)
-    if plain:
+    if not window.ceil and (include or all(d == 1 for d in window.dilations)):
         return _AVERAGE[window.rank](
-            node[0], window.kernel, window.strides, padding, count_include_pad=include
+            node[0],
+            window.kernel,
+            window.strides,
+            window.pads,
+            window.dilations,
+            count_include_pad=include,
         )
-    total = _window_sum(node, node[0], window, padding)
-    return op.divide(total, relax.const(_counts(window, include=include).astype(node.dtype())))
+    whole = _mean_of_all(node[0], window)
+    share = math.prod(window.kernel) / _counts(window, include=include)
+    return op.multiply(whole, constant(share.astype(node.dtype())))
 
 
 def lp_pool(node: Node) -> Expr:
     """`(sum |x|^p)^(1/p)` of each window."""
     window = _Window(node)
-    p = float(node.attribute("p", 2))
-    dtype = node.dtype()
-    powered = op.power(op.abs(node[0]), scalar(p, dtype))
-    total = _window_sum(node, powered, window, window.full_pads())
-    return op.power(total, scalar(1 / p, dtype))
+    p, dtype = float(node.attribute("p", 2)), node.dtype()
+    x = node[0]
+    powered = op.multiply(x, x) if p == 2 else op.power(op.abs(x), scalar(p, dtype))
+    total = op.multiply(_mean_of_all(powered, window), scalar(math.prod(window.kernel), dtype))
+    return op.sqrt(total) if p == 2 else op.power(total, scalar(1 / p, dtype))
 
 
-def _window_sum(node: Node, x: Expr, window: _Window, padding: list[int]) -> Expr:
-    """Sums of windows, as a sum of strided slices of the zero-padded tensor: any dilation."""
-    rank = window.rank
-    width = [0, 0, 0, 0]
-    for axis in range(rank):
-        width += [padding[axis], padding[axis + rank]]
-    padded = node.emit(op.nn.pad(x, width)) if any(width) else x
-    axes = list(range(2, 2 + rank))
-    total: Expr | None = None
-    for offset in np.ndindex(*window.kernel):
-        begin = [o * d for o, d in zip(offset, window.dilations, strict=True)]
-        end = [
-            b + (count - 1) * stride + 1
-            for b, count, stride in zip(begin, window.outputs, window.strides, strict=True)
-        ]
-        part = op.strided_slice(padded, axes, begin, end, window.strides)
-        total = part if total is None else op.add(total, part)
-    assert total is not None
-    return total
+def _mean_of_all(x: Expr, window: _Window) -> Expr:
+    """The sum of each window over the number of places in it, be they data or padding."""
+    return _AVERAGE[window.rank](
+        x,
+        window.kernel,
+        window.strides,
+        window.full_pads(),
+        window.dilations,
+        count_include_pad=True,
+    )
 
 
 def _counts(window: _Window, *, include: bool) -> np.ndarray:

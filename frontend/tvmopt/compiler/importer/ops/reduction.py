@@ -3,17 +3,17 @@
 from collections.abc import Callable
 
 import numpy as np
-from tvm import relax
 from tvm.ir import Expr
 from tvm.relax import op
 
 from tvmopt.compiler.importer.node import Converter, Node, is_float, scalar
 
 Reduce = Callable[[Expr, list[int], bool], Expr]
+Compute = Callable[[Node, Expr, list[int], bool], Expr]
 
 
-def reduction(compute: Callable[[Node, Expr, list[int], bool], Expr], neutral: float) -> Converter:
-    """A reduction that `compute` does over given axes; of nothing, it is `neutral`."""
+def reduction(compute: Compute) -> Converter:
+    """A reduction that `compute` does over given axes."""
 
     def convert(node: Node) -> Expr:
         x, shape = node[0], node.shape()
@@ -23,35 +23,37 @@ def reduction(compute: Callable[[Node, Expr, list[int], bool], Expr], neutral: f
             axes = [] if node.attribute("noop_with_empty_axes", 0) else list(range(len(shape)))
         axes = sorted({axis % len(shape) for axis in axes}) if shape else []
         keep = bool(node.attribute("keepdims", 1))
-        if any(shape[axis] == 0 for axis in axes):
-            left = [1 if i in axes else n for i, n in enumerate(shape) if keep or i not in axes]
-            return relax.const(np.full(left, _in_range(neutral, node.dtype()), node.dtype()))
         return compute(node, x, axes, keep)
 
     return convert
 
 
-def _in_range(value: float, dtype: str) -> float:
-    if is_float(dtype) or dtype == "bool" or np.isfinite(value):
-        return value
-    limits = np.iinfo(dtype)
-    return limits.min if value < 0 else limits.max
-
-
-def _plain(reduce: Reduce) -> Callable[[Node, Expr, list[int], bool], Expr]:
+def _plain(reduce: Reduce) -> Compute:
     def compute(_node: Node, x: Expr, axes: list[int], keep: bool) -> Expr:  # noqa: FBT001
         return reduce(x, axes, keep) if axes else x
 
     return compute
 
 
-def _extreme(reduce: Reduce) -> Callable[[Node, Expr, list[int], bool], Expr]:
+def _extreme(reduce: Reduce, infinity: float) -> Compute:
+    """The maximum or minimum; `infinity` is what it has when all elements are that.
+
+    TVM's reduction starts from the largest finite value instead, so that an all-infinite row comes
+    out finite. That is mended except where the result is only subtracted, as in a decomposed
+    softmax: such a row is NaN there either way.
+    """
+
     def compute(node: Node, x: Expr, axes: list[int], keep: bool) -> Expr:  # noqa: FBT001
         if not axes:
             return x
         if node.dtype() == "bool":
             return op.astype(reduce(op.astype(x, "uint8"), axes, keep), "bool")
-        return reduce(x, axes, keep)
+        found = reduce(x, axes, keep)
+        if not is_float(node.dtype()) or node.readers == {"Sub"}:
+            return found
+        infinite = scalar(infinity, node.dtype())
+        finite = op.max(op.astype(op.not_equal(x, infinite), "uint8"), axes, keep)
+        return op.where(op.equal(finite, scalar(0, "uint8")), infinite, found)
 
     return compute
 
@@ -101,14 +103,14 @@ def _log_sum_exp(node: Node, x: Expr, axes: list[int], keep: bool) -> Expr:  # n
 
 
 CONVERTERS: dict[str, Converter] = {
-    "ReduceL1": reduction(_l1, 0),
-    "ReduceL2": reduction(_l2, 0),
-    "ReduceLogSum": reduction(_log_sum, -np.inf),
-    "ReduceLogSumExp": reduction(_log_sum_exp, -np.inf),
-    "ReduceMax": reduction(_extreme(op.max), -np.inf),
-    "ReduceMean": reduction(_mean, np.nan),
-    "ReduceMin": reduction(_extreme(op.min), np.inf),
-    "ReduceProd": reduction(_plain(op.prod), 1),
-    "ReduceSum": reduction(_plain(op.sum), 0),
-    "ReduceSumSquare": reduction(_sum_square, 0),
+    "ReduceL1": reduction(_l1),
+    "ReduceL2": reduction(_l2),
+    "ReduceLogSum": reduction(_log_sum),
+    "ReduceLogSumExp": reduction(_log_sum_exp),
+    "ReduceMax": reduction(_extreme(op.max, -np.inf)),
+    "ReduceMean": reduction(_mean),
+    "ReduceMin": reduction(_extreme(op.min, np.inf)),
+    "ReduceProd": reduction(_plain(op.prod)),
+    "ReduceSum": reduction(_plain(op.sum)),
+    "ReduceSumSquare": reduction(_sum_square),
 }

@@ -9,11 +9,18 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from tvm import relax
 from tvm.ir import Expr
 from tvm.relax import op
 
-from tvmopt.compiler.importer.node import Converter, Node, dtype_of, is_float, scalar, shape_of
+from tvmopt.compiler.importer.node import (
+    Converter,
+    Node,
+    constant,
+    dtype_of,
+    is_float,
+    scalar,
+    shape_of,
+)
 
 _TVM_METHODS = {"nearest": "nearest_neighbor", "linear": "linear", "cubic": "cubic"}
 _TVM_COORDINATES = {"half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"}
@@ -142,13 +149,13 @@ def _resize_axis(node: Node, x: Expr, index: int, axis: Axis, mode: str, coordin
     fill = node.attribute("extrapolation_value", 0.0)
     if mode == "nearest":
         chosen = _nearest(places, _rounding(node)).clip(0, axis.size - 1)
-        result = op.take(x, relax.const(chosen.astype(np.int64)), index)
+        result = op.take(x, constant(chosen.astype(np.int64)), index)
     else:
         weights = _weights(node, places, axis, mode)
         result = _apply(node, x, weights, index)
     if coordinates == "tf_crop_and_resize" and outside.any():
         mask = outside.reshape([-1 if i == index else 1 for i in range(len(shape_of(x)))])
-        result = op.where(relax.const(mask), scalar(fill, dtype_of(x)), result)
+        result = op.where(constant(mask), scalar(fill, dtype_of(x)), result)
     return result
 
 
@@ -202,7 +209,7 @@ def _weights(node: Node, places: np.ndarray, axis: Axis, mode: str) -> np.ndarra
     stretch = min(axis.scale, 1.0) if antialias else 1.0
     cubic = node.attribute("cubic_coeff_a", -0.75)
     reach = (1 if mode == "linear" else 2) / stretch
-    exclude = bool(node.attribute("exclude_outside", 0)) or antialias
+    exclude = bool(node.attribute("exclude_outside", 0))
     weights = np.zeros((axis.result, axis.size))
     for row, place in enumerate(places):
         first, last = math.floor(place - reach) + 1, math.ceil(place + reach) - 1
@@ -234,7 +241,7 @@ def _apply(node: Node, x: Expr, weights: np.ndarray, index: int) -> Expr:
     dtype = dtype_of(x)
     rank = len(shape_of(x))
     wide = x if is_float(dtype) else op.astype(x, "float32")
-    matrix = relax.const(weights.T.astype(dtype if is_float(dtype) else "float32"))
+    matrix = constant(weights.T.astype(dtype if is_float(dtype) else "float32"))
     order = [*(i for i in range(rank) if i != index), index]
     moved = wide if index == rank - 1 else op.permute_dims(wide, order)
     product = op.matmul(moved, matrix)

@@ -8,7 +8,7 @@ from tvm import relax
 from tvm.ir import Expr
 from tvm.relax import op
 
-from tvmopt.compiler.importer.node import Converter, Node
+from tvmopt.compiler.importer.node import Converter, Node, constant
 
 
 def reshape(node: Node) -> Expr:
@@ -118,8 +118,10 @@ def pad(node: Node) -> Expr:
     if mode == "constant":
         width = [w for pair in zip(begin, end, strict=True) for w in pair]
         if node.dtype() == "bool":
-            return op.astype(op.nn.pad(op.astype(x, "uint8"), width, int(value)), "bool")
-        return op.nn.pad(x, width, value)
+            return op.astype(
+                op.nn.pad(op.astype(x, "uint8"), width, "constant", int(value)), "bool"
+            )
+        return op.nn.pad(x, width, "constant", value)
     return _take_padded(node, x, begin, end, mode)
 
 
@@ -134,7 +136,7 @@ def _take_padded(node: Node, x: Expr, begin: list[int], end: list[int], mode: st
     for axis, (before, after) in enumerate(zip(begin, end, strict=True)):
         if before or after:
             places = np.pad(np.arange(sizes[axis]), (before, after), mode=_NUMPY_MODES[mode])  # pyright: ignore[reportArgumentType, reportCallIssue]
-            x = op.take(x, relax.const(places.astype(np.int64)), axis)
+            x = op.take(x, constant(places.astype(np.int64)), axis)
     return x
 
 
@@ -149,6 +151,15 @@ def depth_to_space(node: Node) -> Expr:
         apart, order = [n, depth, size, size, h, w], [0, 1, 4, 2, 5, 3]
     moved = op.permute_dims(op.reshape(node[0], apart), order)
     return op.reshape(moved, [n, depth, h * size, w * size])
+
+
+def space_to_depth(node: Node) -> Expr:
+    """Blocks of pixels become blocks of channels."""
+    n, c, h, w = node.shape()
+    size = node.attribute("blocksize")
+    order = [0, 3, 5, 1, 2, 4] if node.attribute("mode", "DCR") == "DCR" else [0, 1, 3, 5, 2, 4]
+    apart = op.reshape(node[0], [n, c, h // size, size, w // size, size])
+    return op.reshape(op.permute_dims(apart, order), [n, c * size**2, h // size, w // size])
 
 
 def einsum(node: Node) -> Expr:
@@ -204,6 +215,7 @@ CONVERTERS: dict[str, Converter] = {
     "Flatten": flatten,
     "Pad": pad,
     "Reshape": reshape,
+    "SpaceToDepth": space_to_depth,
     "Split": split,
     "Squeeze": squeeze,
     "Tile": tile,

@@ -9,7 +9,7 @@ from tvm.ir import Expr
 from tvm.ir.expr import GenericConst
 from tvm.relax import op
 
-from tvmopt.compiler.importer.node import Converter, Node, scalar
+from tvmopt.compiler.importer.node import Converter, Node, constant, scalar
 
 MAX_INDEX = 2**31 - 1
 
@@ -35,9 +35,9 @@ def slice_(node: Node) -> Expr:
     if any(len(taken) == 0 for _, taken in chosen):
         sizes = {axis: len(taken) for axis, taken in chosen}
         left = [sizes.get(axis, size) for axis, size in enumerate(shape)]
-        return relax.const(np.zeros(left, node.dtype()))
+        return constant(np.zeros(left, node.dtype()))
     for axis, taken in [item for item in chosen if item[1].step < 0]:
-        x = op.take(x, relax.const(np.array(taken, np.int64)), axis)
+        x = op.take(x, constant(np.array(taken, np.int64)), axis)
     forward = [item for item in chosen if item[1].step > 0]
     if not forward:
         return x
@@ -99,10 +99,10 @@ def _positive(node: Node, index: int, sizes: int | Sequence[int]) -> Expr:
             raise node.error(f"an index is out of range for a dimension of {sizes}")
         if (values >= 0).all():
             return indices
-        return relax.const(np.where(values < 0, values + sizes, values).astype(dtype))
+        return constant(np.where(values < 0, values + sizes, values).astype(dtype))
     if dtype.startswith("uint"):
         return indices
-    extents = relax.const(np.asarray(sizes, dtype), dtype)
+    extents = constant(np.asarray(sizes, dtype), dtype)
     return op.where(op.less(indices, scalar(0, dtype)), op.add(indices, extents), indices)
 
 
@@ -110,9 +110,9 @@ def constant_of_shape(node: Node) -> Expr:
     """A tensor of one value."""
     value = node.attribute("value")
     array = np.zeros(1, np.float32) if value is None else numpy_helper.to_array(value)
-    fill = relax.const(array.reshape(()), str(array.dtype))
+    fill = constant(array.reshape(()), str(array.dtype))
     shape = node.ints(0) or []
-    return op.broadcast_to(fill, shape) if 0 not in shape else relax.const(np.full(shape, array))
+    return op.broadcast_to(fill, shape) if 0 not in shape else constant(np.full(shape, array))
 
 
 def eye_like(node: Node) -> Expr:
@@ -120,7 +120,7 @@ def eye_like(node: Node) -> Expr:
     rows, columns = node.shape()
     elem_type = node.attribute("dtype")
     dtype = helper.tensor_dtype_to_np_dtype(elem_type).name if elem_type else node.dtype()
-    return relax.const(np.eye(rows, columns, node.attribute("k", 0)).astype(dtype))
+    return constant(np.eye(rows, columns, node.attribute("k", 0)).astype(dtype))
 
 
 def triangle(node: Node) -> Expr:
@@ -131,8 +131,8 @@ def triangle(node: Node) -> Expr:
     rows, columns = np.arange(shape[-2])[:, None], np.arange(shape[-1])
     kept = columns - rows >= k if node.attribute("upper", 1) else columns - rows <= k
     if dtype == "bool":
-        return op.logical_and(node[0], relax.const(np.broadcast_to(kept, shape[-2:])))
-    return op.where(relax.const(kept), node[0], scalar(0, dtype))
+        return op.logical_and(node[0], constant(np.broadcast_to(kept, shape[-2:])))
+    return op.where(constant(kept), node[0], scalar(0, dtype))
 
 
 def one_hot(node: Node) -> Expr:
@@ -145,7 +145,7 @@ def one_hot(node: Node) -> Expr:
     zero, extent = scalar(0, "int64"), scalar(depth, "int64")
     wide = node.emit(op.where(op.less(wide, zero), op.add(wide, extent), wide))
     places = np.arange(depth).reshape([-1] + [1] * (len(shape) - axis))
-    hit = op.equal(op.expand_dims(wide, axis), relax.const(places.astype(np.int64)))
+    hit = op.equal(op.expand_dims(wide, axis), constant(places.astype(np.int64)))
     off, on = (op.take(node[2], scalar(i, "int64"), 0) for i in (0, 1))
     return op.where(hit, on, off)
 
@@ -178,7 +178,7 @@ def reverse_sequence(node: Node) -> Expr:
         places[row, :length] = places[row, :length][::-1]
     view = [shape[i] if i in (time, batch) else 1 for i in range(len(shape))]
     grid = (places if batch < time else places.T).reshape(view)
-    indices = relax.const(np.broadcast_to(grid, shape).astype(np.int64))
+    indices = constant(np.broadcast_to(grid, shape).astype(np.int64))
     return op.gather_elements(node[0], indices, time)
 
 
