@@ -247,6 +247,7 @@ def test_a_target_takes_its_devices_options_and_then_the_written_ones():
         ("zz", "no target is called 'zz'; there is x, x-small", None),
         ("x-smal", "no target is called 'x-smal'", "did you mean 'x-small'?"),
         ("x,sped=1", "no option of target 'x' is called 'sped'", "did you mean 'speed'?"),
+        ("speed=fast", "no target is called 'speed=fast'", "did you mean 'x,speed=fast'?"),
         ("x,speed", "'speed' is not of the form key=value", None),
     ],
 )

@@ -184,7 +184,12 @@ class Plugins:
         name, *pairs = [part.strip() for part in spec.split(",")]
         names = self.target_names()
         if name not in names:
-            raise self._unknown("target", name, names)
+            error = self._unknown("target", name, names)
+            key = name.partition("=")[0]
+            having = [b for b in self.backends.values() if "=" in name and key in b.option_names]
+            if having:  # an option without its target
+                error.hint = f"did you mean '{having[0].name},{spec}'?"
+            raise error
         options: dict[str, str] = {}
         for pair in pairs:
             key, equals, value = pair.partition("=")

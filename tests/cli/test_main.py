@@ -82,6 +82,14 @@ def test_an_unexpected_error_shows_its_traceback_and_where_to_report(
     assert "please report it" in text.splitlines()[-1]
 
 
+def test_an_unexpected_error_in_a_pass_names_the_pass(capsys: pytest.CaptureFixture[str]):
+    error = KeyError("conv1")
+    error.add_note("in the pass 'layout' of the plugin 'mine'")
+    assert run_raising(error) == 4
+    line = "error: internal error in the pass 'layout' of the plugin 'mine': KeyError: 'conv1'"
+    assert line in capsys.readouterr().err.splitlines()
+
+
 def test_ctrl_c_is_130(capsys: pytest.CaptureFixture[str]):
     assert run_raising(KeyboardInterrupt("interrupted: 'x.tvmpkg' was not written")) == 130
     assert capsys.readouterr().err.strip() == "interrupted: 'x.tvmpkg' was not written"

@@ -1,16 +1,31 @@
 """How results look: tables and JSON on stdout. Notes go to stderr."""
 
 import json
+import math
 import sys
 from collections.abc import Container, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import click
 
 
 def print_json(data: Any) -> None:
-    """Prints `data` as JSON on stdout."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+    """Prints `data` as JSON on stdout; NaN and infinities, which JSON has not, as text."""
+    try:
+        text = json.dumps(data, indent=2, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str)
+    click.echo(text)
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else str(data)
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in cast("dict[Any, Any]", data).items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in cast("list[Any]", data)]
+    return data
 
 
 def note(text: str) -> None:

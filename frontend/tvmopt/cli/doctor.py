@@ -184,7 +184,10 @@ def _backends(session: Session) -> list[tuple[str, str]]:
 
 def _show(title: str, findings: list[Finding]) -> None:
     click.echo(f"\n{title}")
+    name_width = max(len(f.name) for f in findings)
+    found_width = max(len(f.found) for f in findings)
     for f in findings:
         mark = {"ok": "ok", "optional": "--"}.get(f.status, f.status.upper())
         advice = f"; {f.remedy}" if f.remedy else ""
-        click.echo(f"  {mark:<3} {f.name:<15} {f.found:<32} {f.purpose}{advice}")
+        columns = f"{mark:<2}  {f.name:<{name_width}}  {f.found:<{found_width}}"
+        click.echo(f"  {columns}  {f.purpose}{advice}")

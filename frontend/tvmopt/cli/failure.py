@@ -66,7 +66,8 @@ def _describe(error: BaseException) -> tuple[int, str, str | None]:
         case MemoryError():
             return TOOL_ERROR, "out of memory", "close other programs, or use a bigger machine"
         case _:
-            message = f"internal error: {type(error).__name__}: {_one_line(str(error))}"
+            where = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+            message = f"internal error{where}: {type(error).__name__}: {_one_line(str(error))}"
             return TOOL_ERROR, message, f"this is a bug in tvmopt or a plugin; {_where_to_report()}"
 
 

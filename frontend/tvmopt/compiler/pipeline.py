@@ -87,8 +87,12 @@ def line_up(request: CompileRequest, plugins: Plugins, ctx: CompileContext) -> l
 def run_pass(one: Pass, mod: tvm.IRModule, ctx: CompileContext, origin: str) -> tvm.IRModule:
     """Runs one pass and records how long it took and whether it changed anything."""
     start = time.perf_counter()
-    with ctx.target:
-        after = one.run(mod, ctx)
+    try:
+        with ctx.target:
+            after = one.run(mod, ctx)
+    except Exception as error:
+        error.add_note(f"in the pass '{one.name}' of the plugin '{origin}'")
+        raise
     seconds = time.perf_counter() - start
     changed = not after.same_as(mod)
     ctx.report.passes.append(PassRecord(one.name, one.stage.name, origin, seconds, changed))
