@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import tvm
@@ -96,6 +98,14 @@ def test_a_later_run_leaves_earlier_outputs_alone(small, small_package):
     y = small_package.run(first)["y"]
     small_package.run(second)
     np.testing.assert_allclose(y, small.expected(first), atol=1e-5)
+
+
+def test_threads_that_share_a_package_get_their_own_results(small, small_package):
+    inputs = [small_package.sample_inputs(seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        outputs = list(pool.map(lambda i: small_package.run(i, threads=1)["y"], inputs * 5))
+    for given, y in zip(inputs * 5, outputs, strict=True):
+        np.testing.assert_allclose(y, small.expected(given), atol=1e-5)
 
 
 @pytest.fixture

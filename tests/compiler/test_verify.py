@@ -7,9 +7,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from tvmopt import GateError, InputError
+from tvmopt.compiler.allowances import QUANTIZED_LIMIT, chosen_from, forgive, forgive_ties
 from tvmopt.compiler.compare import compare, is_within
 from tvmopt.compiler.package import Package
-from tvmopt.compiler.ties import chosen_from, forgive_ties
 from tvmopt.compiler.verify import verify_draft
 
 
@@ -122,3 +122,47 @@ def test_a_choice_that_is_worse_is_an_error():
 def test_an_index_out_of_range_is_an_error():
     values = np.array([[5.0, 5.0]], np.float32)
     assert not is_within(after_ties(values, np.array([[7]]), np.array([[1]]), axis=1))
+
+
+def judged(ours, original, *ops: str):
+    """The error of `y`, the result of these operators, judged again."""
+    names = ["x", *(f"t{i}" for i in range(len(ops) - 1)), "y"]
+    nodes = [helper.make_node(op, [names[i]], [names[i + 1]]) for i, op in enumerate(ops)]
+    graph = helper.make_graph(nodes, "g", [], [])
+    error = compare("y", ours, original)
+    return forgive([error], {"y": ours}, {"y": original}, Unused(), graph, {})[0]
+
+
+class Unused:
+    name = "unused"
+
+    def run(self, inputs, outputs):
+        raise AssertionError
+
+
+def test_a_quantized_model_may_be_a_step_off():
+    original = np.array([1.0, -0.5], np.float32)
+    error = judged(original + 1 / 127, original, "QuantizeLinear", "DequantizeLinear")
+    assert is_within(error)
+    assert error.limit == QUANTIZED_LIMIT
+
+
+def test_a_quantized_model_may_not_be_many_steps_off():
+    original = np.array([1.0, -0.5], np.float32)
+    assert not is_within(judged(original + 5 / 127, original, "QuantizeLinear"))
+
+
+def test_a_model_that_does_not_quantize_has_no_step_to_be_off():
+    original = np.array([1.0, -0.5], np.float32)
+    assert not is_within(judged(original + 1 / 127, original, "Relu"))
+
+
+def test_an_output_that_is_infinite_on_both_sides_is_remarked_on(small):
+    with small.draft() as draft:
+        x = np.zeros((4, 8), np.float32)
+        x[0, 0] = np.inf
+        inputs = {"x": x, "ids": np.zeros(4, np.int64)}
+        verification = verify_draft(draft, draft.imported, draft.report, inputs)
+    assert verification is not None
+    assert verification.outputs[0].finite_share < 1
+    assert "NaN or infinite in the original, too" in draft.report.remarks[-1].message

@@ -47,15 +47,16 @@ def compare(name: str, ours: Array, original: Array, limit: float | None = None)
         or not np.isfinite(a[finite]).all()
     ):
         return OutputError(name, np.inf, np.inf, limit)
-    if not finite.any():
-        return OutputError(name, 0.0, 0.0, limit)
+    finite_share = float(finite.mean())
+    if not finite_share:
+        return OutputError(name, 0.0, 0.0, limit, finite_share)
     if original.dtype.kind in "iu" and original.dtype.itemsize == 8:  # float64 merges neighbours
         unequal = float((ours != original).any())
         max_abs = max(float(np.abs(a - b).max()), unequal)
     else:
         max_abs = float(np.abs(a[finite] - b[finite]).max())
     scale = float(np.abs(b[finite]).max())
-    return OutputError(name, max_abs, max_abs / scale if scale else max_abs, limit)
+    return OutputError(name, max_abs, max_abs / scale if scale else max_abs, limit, finite_share)
 
 
 def is_within(error: OutputError) -> bool:

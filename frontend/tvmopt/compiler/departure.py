@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tvmopt.compiler.compare import compare, is_within, unblocked
+from tvmopt.compiler.compare import compare, is_within, limit_for, unblocked
 from tvmopt.compiler.executor import Array, Executor, as_numpy
 from tvmopt.compiler.manifest import OutputError
 from tvmopt.compiler.reference import Reference
@@ -39,6 +39,7 @@ def first_departure(
     node_outputs: Mapping[str, str],
     inputs: Mapping[str, Array],
     threads: int,
+    least_limit: float = 0.0,
 ) -> Departure | None:
     """Compares layer after layer with the original; None if all that can be compared agree.
 
@@ -52,6 +53,7 @@ def first_departure(
         node_outputs: the original's tensor by node.
         inputs: what both are run on.
         threads: for the compiled model.
+        least_limit: errors up to this are no departure, whatever the dtype.
     """
     compared = 0
     for batch in _batches(layers, node_outputs):
@@ -65,7 +67,8 @@ def first_departure(
             mine = unblocked(ours[index], original.shape)
             if mine is None or mine.dtype != original.dtype:
                 continue
-            error = compare(tensor, mine, original)
+            limit = max(limit_for(original.dtype), least_limit)
+            error = compare(tensor, mine, original, limit)
             if not is_within(error):
                 return Departure(layers[index], tensor, error, compared)
             compared += 1

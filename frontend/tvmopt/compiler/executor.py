@@ -1,5 +1,6 @@
 """Running a compiled library: nothing is copied that does not have to be."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,7 +27,7 @@ Instrument = Callable[..., None]
 
 
 class Executor:
-    """One compiled model, ready to run. Not to be used by two threads at once."""
+    """One compiled model, ready to run. Threads that share it take turns."""
 
     def __init__(
         self,
@@ -53,6 +54,8 @@ class Executor:
         self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
         self._main = self._machine()["main"]
+        # The VM has one stack, and inputs are copied to the same place at each run.
+        self._lock = threading.Lock()
         self._staged: dict[str, tuple[Tensor, Array]] = {}
 
     def run(self, inputs: Mapping[str, Array], threads: int) -> dict[str, Array]:
@@ -64,13 +67,14 @@ class Executor:
         Raises:
             InputError: a missing, unknown or unfitting input.
         """
-        arguments = self.stage(inputs)
-        with kernel_threads(threads):
-            result = self._main(*arguments, *self._weights)
-        return self._named(result, inputs)
+        with self._lock:
+            arguments = self.stage(inputs)
+            with kernel_threads(threads):
+                result = self._main(*arguments, *self._weights)
+            return self._named(result, inputs)
 
     def bind(self, inputs: Mapping[str, Array], threads: int) -> Callable[[], None]:
-        """A function that runs the model on fixed inputs, for measuring."""
+        """A function that runs the model on fixed inputs, for one thread that measures."""
         arguments = (*self.stage(inputs), *self._weights)
         main = self._main
 

@@ -52,6 +52,7 @@ class OutputError:
         max_abs: largest absolute difference.
         max_rel: largest absolute difference over the original's largest magnitude.
         limit: what `max_rel` must not exceed; 0 where values must be equal.
+        finite_share: part of the original's elements that are finite, from 0 to 1.
         ties: integers that differ because the floats that chose them are equal within the limit.
     """
 
@@ -59,6 +60,7 @@ class OutputError:
     max_abs: float
     max_rel: float
     limit: float
+    finite_share: float = 1.0
     ties: int = 0
 
 

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 class Package:
     """A compiled model, ready to run on this machine.
 
-    It is made by `Package.load` or `tvmopt.compile`. One package is not to be run by two threads at
-    the same time.
+    It is made by `Package.load` or `tvmopt.compile`. Threads that share one take turns.
     """
 
     def __init__(self, path: Path, manifest: Manifest, executor: Executor | None) -> None:

@@ -122,8 +122,6 @@ def _extents_picked_from(
             read = node.input if node.op_type == "Concat" else node.input[:1]
             if carriers.intersection(read):
                 carriers.update(node.output)
-        elif node.op_type == "OneHot" and node.input and node.input[0] in carriers:
-            yield 2  # at least: depth is a value, and 0 and 1 are in it
 
 
 def _constant_shapes(nodes: Iterable[onnx.NodeProto]) -> dict[str, tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from tvmopt.compiler.allowances import forgive
 from tvmopt.compiler.compare import compare, is_within
 from tvmopt.compiler.departure import Departure, first_departure
 from tvmopt.compiler.executor import Array, Executor, check_inputs
@@ -10,13 +11,10 @@ from tvmopt.compiler.manifest import OutputError, Verification
 from tvmopt.compiler.reference import Reference, open_reference
 from tvmopt.compiler.sample_inputs import sample_inputs
 from tvmopt.compiler.threads import default_threads
-from tvmopt.compiler.ties import chosen_from, forgive_ties
 from tvmopt.errors import GateError, TvmoptError
 from tvmopt.report import Remark, Report
 
 if TYPE_CHECKING:
-    import onnx
-
     from tvmopt.compiler.draft import PackageDraft
     from tvmopt.compiler.importer import ImportedModel
 
@@ -81,39 +79,25 @@ def verify(
     ours = executor.run(inputs, threads)
     errors = [compare(name, ours[name], theirs[name]) for name in names]
     if not all(map(is_within, errors)):
-        errors = _without_ties(errors, ours, theirs, reference, imported, inputs)
+        errors = forgive(errors, ours, theirs, reference, imported.original().graph, inputs)
     for error in errors:
         if not is_within(error):
             departure = first_departure(
-                executor, reference, report.layers, imported.node_outputs, inputs, threads
+                executor,
+                reference,
+                report.layers,
+                imported.node_outputs,
+                inputs,
+                threads,
+                least_limit=error.limit,
             )
             raise GateError(_message(error, reference), _hint(departure))
-    return Verification(reference.name, seed, tuple(errors))
-
-
-def _without_ties(
-    errors: list[OutputError],
-    ours: Mapping[str, Array],
-    theirs: Mapping[str, Array],
-    reference: Reference,
-    imported: "ImportedModel",
-    inputs: Mapping[str, Array],
-) -> list[OutputError]:
-    graph: onnx.GraphProto | None = None
-    checked: list[OutputError] = []
     for error in errors:
-        if not is_within(error) and theirs[error.output].dtype.kind in "iu":
-            graph = graph or imported.original().graph
-            choice = chosen_from(graph, error.output)
-            if choice is not None:
-                source, node = choice
-                values = inputs.get(source)
-                if values is None:
-                    values = reference.run(inputs, [source])[source]
-                mine, its = ours[error.output], theirs[error.output]
-                error = forgive_ties(error, mine, its, values, node)
-        checked.append(error)
-    return checked
+        if error.finite_share < 1:
+            share = f"{1 - error.finite_share:.3g} of it is NaN or infinite in the original, too"
+            message = f"output '{error.output}': {share}"
+            report.remarks.append(Remark("analysis", "verify", "", message))
+    return Verification(reference.name, seed, tuple(errors))
 
 
 def _message(error: OutputError, reference: Reference) -> str:
