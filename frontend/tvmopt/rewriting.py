@@ -220,30 +220,46 @@ class Graph:
         The value is offered to the rewrites first, so that what comes back may also be an older
         variable or a constant.
         """
-        outer_name, self.name = self.name, name or self.name
-        value = self.rewrite(self.normalize(value))
-        if not isinstance(value, relax.Var | GenericConst):
-            kind = relax.DataflowVar if self.in_dataflow else relax.Var
-            value = self.bind(kind(self.name, value.ty), value)
-        self.name = outer_name
-        return value
+        self._uses.update(_operands(value))
+        leaf = self._emit(value, name or self.name)
+        if isinstance(leaf, relax.Var):
+            self._uses[leaf] -= 1  # it may be used for the first time yet: not dead at zero
+        return leaf
 
     def rewrite(self, value: relax.Expr) -> relax.Expr:
-        """What the rewrites make of a normalized value, itself if none of them fires."""
+        """What the rewrites make of a normalized value, itself if none of them fires.
+
+        The value counts as a consumer of its operands when it comes, and what returns does so.
+        """
         first = value
         for _ in range(_MOST_REWRITES):
             offers = (one(value, self) for one in self._rewrites)
             replacement = next((offer for offer in offers if offer is not None), None)
             if replacement is None or replacement is value:
                 return value
-            value = self.normalize(replacement)
+            self._uses.update(_operands(replacement))
+            self.release(value)
+            value = self._flatten(replacement)
             assert structural_equal(first.ty, value.ty), (
                 f"{self.name}: the rewrite gives {value.ty} for {first.ty}"
             )
         raise AssertionError(f"{self.name}: the rewrites do not come to an end")
 
-    def normalize(self, value: relax.Expr) -> relax.Expr:
-        """Gives `value` a type; nested calls become bindings under the current name."""
+    def _emit(self, value: relax.Expr, name: str) -> relax.Expr:
+        """Binds a value that counts as a consumer; the variable is counted once in its place."""
+        outer_name, self.name = self.name, name
+        value = self.rewrite(self._flatten(value))
+        if not isinstance(value, relax.Var | GenericConst):
+            kind = relax.DataflowVar if self.in_dataflow else relax.Var
+            var = self.bind(kind(self.name, value.ty), value)
+            self.release(value)
+            self._uses[var] += 1
+            value = var
+        self.name = outer_name
+        return value
+
+    def _flatten(self, value: relax.Expr) -> relax.Expr:
+        """Binds calls inside a value that counts as a consumer, and gives it a type."""
         if isinstance(value, relax.Call):
             args = [self._leaf(arg) for arg in value.args]
             if any(new is not old for new, old in zip(args, value.args, strict=True)):
@@ -289,7 +305,7 @@ class Graph:
             changed = any(new is not old for new, old in zip(fields, arg.fields, strict=True))
             return self.bb.normalize(relax.Tuple(fields)) if changed else arg
         if isinstance(arg, relax.Call | relax.TupleGetItem):
-            return self.emit(arg)
+            return self._emit(arg, self.name)
         return arg
 
 
@@ -367,7 +383,7 @@ def _rebuild_block(
             var = type(old)(name, new.ty)
             graph.replace(old, var)
             env[old] = graph.bind(var, new)
-        graph.release(value)  # not earlier: what the rewrite emitted holds its operands by now
+        graph.release(new)
     return fired
 
 
