@@ -102,7 +102,7 @@ def _positive(node: Node, index: int, sizes: int | Sequence[int]) -> Expr:
         return constant(np.where(values < 0, values + sizes, values).astype(dtype))
     if dtype.startswith("uint"):
         return indices
-    extents = constant(np.asarray(sizes, dtype), dtype)
+    extents = constant(np.asarray(sizes, dtype))
     return op.where(op.less(indices, scalar(0, dtype)), op.add(indices, extents), indices)
 
 
@@ -110,7 +110,7 @@ def constant_of_shape(node: Node) -> Expr:
     """A tensor of one value."""
     value = node.attribute("value")
     array = np.zeros(1, np.float32) if value is None else numpy_helper.to_array(value)
-    fill = constant(array.reshape(()), str(array.dtype))
+    fill = constant(array.reshape(()))
     shape = node.ints(0) or []
     return op.broadcast_to(fill, shape) if 0 not in shape else constant(np.full(shape, array))
 
