@@ -4,7 +4,8 @@ import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -301,7 +302,16 @@ def _manager() -> pluggy.PluginManager:
 
 
 def _is_external(entry: EntryPoint) -> bool:
-    return entry.dist is None or entry.dist.name != "tvmopt"
+    return _distribution(entry.dist)[0] != "tvmopt"
+
+
+@cache
+def _distribution(dist: Distribution | None) -> tuple[str, str]:
+    """Name and version; reading them from disk takes a millisecond, so it is done once."""
+    if dist is None:
+        return "", ""
+    metadata = dist.metadata
+    return metadata["Name"], metadata["Version"]
 
 
 def _is_disabled(name: str, disabled: str) -> bool:
@@ -310,8 +320,7 @@ def _is_disabled(name: str, disabled: str) -> bool:
 
 
 def _info(entry: EntryPoint) -> tuple[str, str, str, str]:
-    dist = entry.dist
-    return entry.name, entry.value, dist.name if dist else "", dist.version if dist else ""
+    return entry.name, entry.value, *_distribution(entry.dist)
 
 
 def _reason(error: BaseException) -> str:
