@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import tvm
 from tvm import relax, tirx
+from tvm_ffi import structural_walk
 
 from tvmopt import CompileContext
 from tvmopt.rewriting import join_names
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from tvmopt_plugins.fuse import Fuse
 
 # relax.OpPatternKind of TVM
-_ELEMENTWISE, _BROADCAST, _INJECTIVE, _REDUCTION, _OUT_FUSABLE = range(5)
+_INJECTIVE, _REDUCTION, _OUT_FUSABLE = 2, 3, 4
 
 OP_SEPARATOR = "__"  # between the operators in a kernel's name
 _MAX_NAME = 120  # characters of a kernel's name; TVM makes it unique
@@ -71,15 +72,21 @@ def _kind(mod: tvm.IRModule, binding: relax.Binding) -> Kind:
     if announced is not None:
         return _ANNOUNCED[str(announced)]
     pattern = int(func.attrs.get("op_pattern", 8))
-    if pattern in (_ELEMENTWISE, _BROADCAST):
+    if pattern > _INJECTIVE:
+        return {_REDUCTION: Kind.ROW, _OUT_FUSABLE: Kind.ANCHOR}.get(pattern, Kind.OPAQUE)
+    if pattern == _INJECTIVE and len(binding.value.args[1].fields) != 1:
+        # Concatenation and gathering choose between operands: what feeds them stays apart.
+        return Kind.OPAQUE
+    if not _copies(func):
         return Kind.ELEMENTWISE
-    if pattern == _INJECTIVE:
-        tensors = len(binding.value.args[1].fields)
-        if tensors != 1:
-            # Concatenation and gathering choose between operands: what feeds them stays apart.
-            return Kind.OPAQUE
-        return Kind.RESHAPE if _is_reshape(binding.value, func) else Kind.MOVE
-    return {_REDUCTION: Kind.ROW, _OUT_FUSABLE: Kind.ANCHOR}.get(pattern, Kind.OPAQUE)
+    return Kind.RESHAPE if _is_reshape(binding.value, func) else Kind.MOVE
+
+
+def _copies(func: tirx.PrimFunc) -> bool:
+    """Whether each element of the result is one element of an operand, unchanged."""
+    stores: list[tirx.BufferStore] = []
+    structural_walk(func.body, [(tirx.BufferStore, stores.append)])
+    return all(isinstance(store.value, tvm.ir.TensorLoad) for store in stores)
 
 
 def _is_reshape(call: relax.Call, func: tirx.PrimFunc) -> bool:
