@@ -79,10 +79,9 @@ def _schedule(sch: s_tir.Schedule, machine: Machine) -> bool:
     selecting = _row_vars(sch, last)
     rows = [loop for loop in loops if sch.get(loop).loop_var in selecting]
     inner = [loop for loop in loops if sch.get(loop).loop_var not in selecting]
-    if not rows:
-        if before:
-            return False
-        _vectorize_inside(sch, last, 0, machine)
+    if not rows:  # the whole tensor is one row
+        for block in blocks:
+            _vectorize_inside(sch, block, 0, machine)
         return True
     if inner:
         sch.reorder(*rows, *inner)

@@ -1,0 +1,127 @@
+"""Polynomials for transcendentals: accuracy over the range of float32, and vector code."""
+
+import re
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+import tvm
+from schedule_harness import compile_relax
+from tvm import relax, s_tir, te
+
+from tvmopt_plugins.target_x86 import X86
+from tvmopt_schedules.cpu.fast_math import expand_math
+
+SAMPLES = 1 << 20
+FLUSHED = 2.0**-125.5  # exp and sigmoid give 0 below
+
+
+@cache
+def _floats() -> np.ndarray:
+    """Evenly spread bit patterns of float32: every exponent, both signs, infinities and NaN."""
+    step = 2**32 // SAMPLES
+    bits = np.arange(SAMPLES, dtype=np.uint64) * step + 1234 % step
+    return np.concatenate(
+        [
+            bits.astype(np.uint32).view(np.float32),
+            np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 88.72, 88.73, -87.3, -104], np.float32),
+            np.linspace(-10, 10, SAMPLES, dtype=np.float32),
+        ]
+    )
+
+
+def _evaluate(op: Callable, x: np.ndarray) -> np.ndarray:
+    source = te.placeholder((len(x),), name="x")
+    func = te.create_prim_func([source, te.compute((len(x),), lambda i: op(source[i]), name="y")])
+    sch = s_tir.Schedule(func)
+    outer, inner = sch.split(sch.get_loops("y")[0], [None, 8])
+    del outer
+    sch.vectorize(inner)
+    kernel = tvm.compile(expand_math(sch.mod["main"]), X86("x86-avx2").target())
+    y = tvm.runtime.tensor(np.zeros_like(x))
+    kernel["main"](tvm.runtime.tensor(x), y)
+    return y.numpy()
+
+
+def _erf(x: np.ndarray) -> np.ndarray:
+    """Abramowitz and Stegun 7.1.5 and 7.1.14 in float64: series for small, fraction for large x."""
+    x = np.clip(x, -6, 6)
+    small = np.abs(x) < 2.5
+    term = total = np.where(small, x, 0)
+    for n in range(1, 60):
+        term = -term * np.where(small, x, 0) ** 2 / n
+        total = total + term / (2 * n + 1)
+    large = np.where(small, 3.0, np.abs(x))
+    fraction = np.zeros_like(x)
+    for k in range(120, 0, -1):
+        fraction = (k / 2) / (large + fraction)
+    tail = np.exp(-(large**2)) / (np.sqrt(np.pi) * (large + fraction))
+    return np.where(small, 2 / np.sqrt(np.pi) * total, np.sign(x) * (1 - tail))
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+# The bounds that the docstring of fast_math states, in ulp.
+CASES = {
+    "exp": (te.exp, np.exp, 2),
+    "sigmoid": (te.sigmoid, _sigmoid, 4),
+    "log": (te.log, np.log, 2),
+    "erf": (te.erf, _erf, 6),
+    "tanh": (te.tanh, np.tanh, 6),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_error_stays_within_the_stated_bound(name: str) -> None:
+    op, reference, bound = CASES[name]
+    x = _floats()
+    x = np.resize(x, (len(x) + 7) // 8 * 8)
+    got = _evaluate(op, x)
+    with np.errstate(all="ignore"):
+        exact = reference(x.astype(np.float64))
+        rounded = exact.astype(np.float32)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(rounded))
+    np.testing.assert_array_equal(got[np.isinf(rounded)], rounded[np.isinf(rounded)])
+    regular = np.isfinite(rounded) & (np.abs(exact) >= max(FLUSHED, np.finfo(np.float32).tiny))
+    ulp = np.abs(got[regular] - exact[regular]) / np.spacing(np.abs(rounded[regular]))
+    assert ulp.max() <= bound, x[regular][ulp.argmax()]
+    tiny = np.isfinite(rounded) & ~regular
+    assert np.abs(got[tiny] - exact[tiny]).max(initial=0) <= FLUSHED
+
+
+@pytest.mark.parametrize("exponent", [-2.0, -1.0, -0.5, 0.5, 2.0, 3.0, 4.0])
+def test_constant_powers_are_exact_to_two_ulp(exponent: float) -> None:
+    x = np.linspace(0.1, 9, 800, dtype=np.float32)
+    got = _evaluate(lambda v: te.power(v, tvm.tirx.const(exponent, "float32")), x)
+    exact = x.astype(np.float64) ** exponent
+    assert (np.abs(got - exact) / np.spacing(exact.astype(np.float32))).max() <= 2
+
+
+def test_other_powers_are_left_to_libm() -> None:
+    x = np.linspace(0.1, 9, 800, dtype=np.float32)
+    got = _evaluate(lambda v: te.power(v, tvm.tirx.const(2.5, "float32")), x)
+    np.testing.assert_allclose(got, x.astype(np.float64) ** 2.5, rtol=1e-6)
+
+
+def test_float64_is_left_alone() -> None:
+    x = te.placeholder((16,), "float64", name="x")
+    func = te.create_prim_func([x, te.compute((16,), lambda i: te.exp(x[i]), name="y")])
+    assert expand_math(func).same_as(func)
+
+
+@pytest.mark.parametrize(
+    "op", ["gelu", "gelu_tanh", "silu", "softmax", "log_softmax"], ids=lambda op: op
+)
+def test_fused_activation_calls_no_libm_function(op: str, device: str) -> None:
+    def emit(bb: relax.BlockBuilder, inputs: list[relax.Var]) -> relax.Expr:
+        activated = bb.emit(getattr(relax.op.nn, op)(bb.emit(relax.op.add(*inputs))))
+        return relax.op.multiply(activated, relax.const(2.0, "float32"))
+
+    made = compile_relax(device, [((8, 64), "float32"), ((64,), "float32")], emit)
+    called = set(re.findall(r"call\w*\s+(\w+)", made.assembly))
+    assert made.kernels == 1
+    assert not called & {"expf", "erff", "tanhf", "logf", "exp", "erf", "tanh", "log"}
+    assert re.search(r"vfmadd\w+ps.*%[yz]mm", made.assembly)
