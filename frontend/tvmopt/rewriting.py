@@ -233,6 +233,8 @@ class Graph:
         """
         first = value
         for _ in range(_MOST_REWRITES):
+            if isinstance(value, relax.Var | GenericConst):
+                return value  # nothing left to compute
             offers = (one(value, self) for one in self._rewrites)
             replacement = next((offer for offer in offers if offer is not None), None)
             if replacement is None or replacement is value:
