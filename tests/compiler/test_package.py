@@ -4,6 +4,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -267,26 +268,46 @@ def test_an_unwritable_directory_is_refused_before_compiling(tmp_path):
 
 
 @pytest.fixture
-def tiny_disk(tmp_path):
-    """A file system of 16 kB."""
+def mounted(tmp_path):
+    """Mounts a file system in memory, with options; where that is allowed."""
     folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount")
-    if done.returncode:
-        pytest.skip("not allowed to mount")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+
+    def mount(options: str) -> Path:
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        try:
+            done = subprocess.run(command, capture_output=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no mount")
+        if done.returncode:
+            pytest.skip("not allowed to mount")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_is_told_and_nothing_half_written_stays(small, tiny_disk):
+def test_a_full_disk_is_told_and_nothing_half_written_stays(small, mounted):
+    tiny_disk = mounted("size=16k")
     with pytest.raises(TvmoptError, match="No space left on device") as caught:
         small.package(tiny_disk / "small.tvmpkg")
     assert "make room" in str(caught.value.hint)
     assert list(tiny_disk.iterdir()) == []
+
+
+def test_a_read_only_disk_is_refused_before_compiling(mounted):
+    with pytest.raises(TvmoptError, match="Read-only file system") as caught:
+        check_output(mounted("ro") / "small.tvmpkg")
+    assert caught.value.hint == "write elsewhere with -o"
+
+
+def test_a_temporary_directory_without_execution_is_named(small_package_path, mounted, monkeypatch):
+    folder = mounted("noexec")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(PackageError, match="library cannot be loaded") as caught:
+        Package.load(small_package_path)
+    assert f"'{folder}' is mounted noexec: set TMPDIR" in str(caught.value.hint)
 
 
 def test_a_write_that_fails_late_is_told_and_nothing_half_written_stays(

@@ -68,7 +68,9 @@ class PackageDraft:
 
     def __enter__(self) -> Self:
         with self._cleanup, write_errors(self.output):
-            folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
+            folder = Path(
+                self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tvmopt-"))
+            )
             self._library = folder / LIBRARY
             start = time.perf_counter()
             export_library(self.built.executable, self._library)

@@ -1,5 +1,6 @@
 """Running a compiled library: nothing is copied that does not have to be."""
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
@@ -15,7 +16,7 @@ from tvm import relax
 from tvmopt.compiler.archive import ALIGNMENT
 from tvmopt.compiler.manifest import Weight
 from tvmopt.compiler.threads import kernel_threads
-from tvmopt.errors import InputError
+from tvmopt.errors import InputError, PackageError
 from tvmopt.model import TensorSpec
 
 Array = npt.NDArray[Any]
@@ -45,8 +46,11 @@ class Executor:
             table: where in `weights` each one lies, in the order of `main`'s tuple.
             inputs: the model's inputs.
             outputs: the model's outputs.
+
+        Raises:
+            PackageError: the system does not load the library.
         """
-        self._module = tvm.runtime.load_module(str(library))
+        self._module = _load_module(library)
         # One object for all weights: made once, not converted at each run.
         tensors = weight_tensors(weights, table)
         self._weights = (tvm_ffi.convert(tensors),) if tensors else ()
@@ -133,6 +137,17 @@ class Executor:
         tensor, view = self._staged[spec.name]
         np.copyto(view, array)
         return tensor
+
+
+def _load_module(library: Path) -> Any:
+    try:
+        return tvm.runtime.load_module(str(library))
+    except RuntimeError as error:  # what dlopen says
+        reason = (str(error).strip().splitlines() or ["no message"])[-1]
+        hint = None
+        if os.statvfs(library).f_flag & os.ST_NOEXEC:
+            hint = f"'{library.parent.parent}' is mounted noexec: set TMPDIR to another directory"
+        raise PackageError(f"the compiled library cannot be loaded: {reason}", hint) from None
 
 
 def check_inputs(inputs: Mapping[str, Array], specs: Sequence[TensorSpec]) -> None:
