@@ -13,7 +13,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import onnx_input
 
 from tvmopt.compiler.importer.draft import Draft, label
 from tvmopt.compiler.importer.infer import Types
-from tvmopt.compiler.importer.node import Node, dtype_of, shape_of
+from tvmopt.compiler.importer.node import Node, constant, dtype_of, shape_of
 from tvmopt.compiler.importer.ops import CONVERTERS, GUARDS, TVM_CONVERTERS
 from tvmopt.errors import ModelError, TvmoptError
 from tvmopt.model import TensorSpec
@@ -63,6 +63,9 @@ class _Builder:
                 if uses[name] == 0:
                     self.draft.constants.pop(name, None)
         results = [self._value(value.name) for value in graph.output]
+        for value, result in zip(graph.output, results, strict=True):
+            if 0 in shape_of(result):
+                raise ModelError(f"output '{value.name}' has no elements: {shape_of(result)}")
         outputs = tuple(
             TensorSpec(value.name, tuple(shape_of(result)), dtype_of(result))
             for value, result in zip(graph.output, results, strict=True)
@@ -128,6 +131,7 @@ class _Builder:
                 block = self.blocks._end_block()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         for message in dict.fromkeys(str(item.message) for item in caught):
             self.draft.remark("analysis", proto.name, message)
+        results = self._without_empty(node, results)
         renamed: dict[relax.Var, relax.Var] = {}
         for binding in block.bindings:
             value = _replace(binding.value, renamed)
@@ -140,6 +144,20 @@ class _Builder:
         for name, result in zip(proto.output, results, strict=False):
             if name:
                 self.values[name] = self._checked(node, name, _replace(result, renamed))
+
+    def _without_empty(self, node: Node, results: list[Expr]) -> list[Expr]:
+        """Values without elements become constants: only `Concat`, which drops them, reads them."""
+        reads_empty = any(item is not None and 0 in shape_of(item) for item in node.inputs)
+        if reads_empty and node.proto.op_type != "Concat":
+            for result in results:
+                if 0 not in shape_of(result):
+                    raise node.error("it computes from a tensor without elements: not supported")
+        return [
+            constant(np.zeros(shape_of(result), dtype_of(result)))
+            if isinstance(result.ty, relax.TensorType) and 0 in shape_of(result)
+            else result
+            for result in results
+        ]
 
     def _emit(self, result: Expr) -> Expr:
         if isinstance(result, (relax.Var, GenericConst)):
@@ -169,8 +187,6 @@ class _Builder:
             raise node.error(f"the shape of its output '{name}' is not static")
         expected = self.types.get(name)
         shape, dtype = tuple(shape_of(value)), dtype_of(value)
-        if 0 in shape:
-            raise node.error(f"its output '{name}' has no elements: its shape is {list(shape)}")
         if expected is None:
             return value
         wanted_dtype = _dtype(expected.elem_type)

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from tvmopt.compiler.importer.draft import Draft, attribute, copy_node, subgraphs, used_names
@@ -57,6 +57,8 @@ def _fold_once(draft: Draft, types: Types) -> list[str]:
     for node in draft.graph.node:
         values = _shape_values(node, types)
         if values is None:
+            values = _cast_like(node, draft, types)
+        if values is None:
             values = _values(node, draft)
         if values is None:
             kept.append(copy_node(node))
@@ -90,6 +92,16 @@ def _shape_values(node: NodeProto, types: Types) -> list[np.ndarray] | None:
     return [np.array(shape[start:end], np.int64)]
 
 
+def _cast_like(node: NodeProto, draft: Draft, types: Types) -> list[np.ndarray] | None:
+    """A constant in the type of another tensor, whatever that one's value."""
+    if node.op_type != "CastLike" or node.input[0] not in draft.constants:
+        return None
+    if node.input[1] not in types:
+        return None
+    dtype = helper.tensor_dtype_to_np_dtype(types[node.input[1]].elem_type)
+    return [draft.constants[node.input[0]].astype(dtype)]
+
+
 def _values(node: NodeProto, draft: Draft) -> list[np.ndarray] | None:
     if node.op_type in NOT_FOLDED or subgraphs(node):
         return None
@@ -106,7 +118,7 @@ def _values(node: NodeProto, draft: Draft) -> list[np.ndarray] | None:
             values = compute(node, inputs) if compute else _evaluate(node, draft, inputs)
     except Exception:  # noqa: BLE001 - what the reference cannot do is left to the converters
         return None
-    if any(not isinstance(value, np.ndarray) or value.dtype.kind in "OUS" for value in values):
+    if any(value.dtype.kind in "OUS" for value in values):
         return None
     grown = sum(value.nbytes for value in values if value.base is None) - size
     return values if grown <= MAX_GROWTH else None

@@ -132,7 +132,7 @@ def modulo(node: Node) -> Expr:
         return op.floor_mod(x, y)
     zero = scalar(0, dtype)
     rest = node.emit(op.mod(x, y))  # not x - floor(x / y) y, which is NaN for an infinite y
-    apart = op.not_equal(op.less(rest, zero), op.less(y, zero))
+    apart = op.logical_xor(op.less(rest, zero), op.less(y, zero))
     shifted = op.logical_and(op.not_equal(rest, zero), apart)
     return op.where(shifted, op.add(rest, y), rest)
 

@@ -49,7 +49,7 @@ def _extreme(reduce: Reduce, infinity: float) -> Compute:
         if node.dtype() == "bool":
             return op.astype(reduce(op.astype(x, "uint8"), axes, keep), "bool")
         found = reduce(x, axes, keep)
-        if not is_float(node.dtype()) or node.readers == {"Sub"}:
+        if not is_float(node.dtype()) or node.readers == frozenset({"Sub"}):
             return found
         infinite = scalar(infinity, node.dtype())
         finite = op.max(op.astype(op.not_equal(x, infinite), "uint8"), axes, keep)

@@ -87,6 +87,13 @@ def split(node: Node) -> Sequence[Expr]:
     if len(sizes) == 1:
         return [node[0]]
     ends = np.cumsum(sizes).tolist()
+    if 0 in sizes:
+        return [
+            op.strided_slice(node[0], [axis], [end - size], [end])
+            if size
+            else constant(np.zeros([*shape[:axis], 0, *shape[axis + 1 :]], node.dtype()))
+            for size, end in zip(sizes, ends, strict=True)
+        ]
     whole = node.builder.emit(op.split(node[0], ends[:-1], axis))
     return [relax.TupleGetItem(whole, i) for i in range(len(sizes))]
 

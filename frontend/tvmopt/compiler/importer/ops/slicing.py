@@ -154,6 +154,8 @@ def top_k(node: Node) -> Sequence[Expr]:
     """The largest or smallest `k` elements and their indices; sorted in any case."""
     k = node.attribute("k") if node.opset < 10 else (node.ints(1) or [0])[0]
     axis = node.attribute("axis", -1)
+    if node.dtype().startswith("uint"):
+        raise node.error(f"elements of type {node.dtype()} are not supported")
     largest = bool(node.attribute("largest", 1))
     both = node.builder.emit(op.topk(node[0], k, axis, "both", largest, "int64"))
     return [relax.TupleGetItem(both, 0), relax.TupleGetItem(both, 1)]
