@@ -1,17 +1,17 @@
 """The program `tvmopt`: one file per subcommand, each light until it runs."""
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from tvmopt.cli.failure import explain
-from tvmopt.cli.session import Session
-from tvmopt.plugins import Plugins
+if TYPE_CHECKING:
+    from tvmopt.plugins import Plugins
 
 
-def main(args: Sequence[str] | None = None, plugins: Plugins | None = None) -> int:
+def main(args: Sequence[str] | None = None, plugins: "Plugins | None" = None) -> int:
     """Runs the command line and returns the exit code.
 
     0 done; 2 wrong usage; 3 a gate failed; 4 a tool error; 5 a package is missing; 130 interrupted.
@@ -20,15 +20,22 @@ def main(args: Sequence[str] | None = None, plugins: Plugins | None = None) -> i
         args: the arguments; by default those of the process.
         plugins: what to run with; by default the installed plugins.
     """
-    session: Session | None = None
+    try:
+        # Imported here, so that Ctrl-C during the imports is answered like any other.
+        from tvmopt.cli.app import make_cli
+        from tvmopt.cli.failure import explain
+        from tvmopt.cli.session import Session
+        from tvmopt.plugins import Plugins
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+    session = Session(Plugins.of() if plugins is None else plugins)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            from tvmopt.cli.app import make_cli
-
-            session = Session(Plugins.load() if plugins is None else plugins)
-            cli = make_cli(session.plugins)
-            code = cli.main(
+            if plugins is None:
+                session.plugins = Plugins.load()
+            code = make_cli(session.plugins).main(
                 None if args is None else list(args),
                 prog_name="tvmopt",
                 obj=session,
@@ -41,10 +48,14 @@ def main(args: Sequence[str] | None = None, plugins: Plugins | None = None) -> i
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last resort, by design
-        verbose = session is not None and session.verbose
-        code, text = explain(error, traceback=verbose or os.environ.get("TVMOPT_TRACEBACK") == "1")
+        wanted = session.verbose or os.environ.get("TVMOPT_TRACEBACK") == "1"
+        code, text = explain(error, traceback=wanted)
         print(text, file=sys.stderr)  # noqa: T201
         return code
+    finally:
+        if args is None:
+            # Python takes a moment to end; Ctrl-C in it shall not change the exit code.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _show_warning(
