@@ -84,17 +84,29 @@ def emit_convolution(conv: Convolution, graph: Graph, images: Images) -> relax.E
     image = images.find(graph, conv.data)
     if image is None and conv.groups == 1 and in_channels < images.block:
         # Too few channels for a block: the kernel reads a plain image just as well.
-        data, factor = conv.data, 1
+        factor = 1
+        data, window = _pad_plain(conv, graph)
     else:
+        window = conv.window
         data = (image or images.enter(graph, conv.data)).var
         factor = pack_factor(conv.weight.shape[1], images.block)
     return graph.bb.call_te(
-        partial(conv2d_nchwc, window=conv.window, in_channels=in_channels, groups=conv.groups),
+        partial(conv2d_nchwc, window=window, in_channels=in_channels, groups=conv.groups),
         data,
         relax.const(pack_weight(conv.weight, images.block, factor)),
         primfunc_name_hint="conv2d",
         primfunc_attrs=ANCHOR,
     )
+
+
+def _pad_plain(conv: Convolution, graph: Graph) -> tuple[relax.Expr, Window]:
+    """The plain image with its padding, and the window on it: rows are padded in whole vectors."""
+    if not any(conv.window.padding):
+        return conv.data, conv.window
+    top, left, bottom, right = conv.window.padding
+    widths = [0, 0, 0, 0, top, bottom, left, right]
+    padded = graph.emit(relax.op.nn.pad(conv.data, widths))
+    return padded, replace(conv.window, padding=(0, 0, 0, 0))
 
 
 def pack_weight(weight: Array, block: int, factor: int) -> Array:

@@ -1,12 +1,15 @@
 """What follows an operator on blocked channels: joined into its last block, or left behind it."""
 
+from typing import Any
+
 import tvm_ffi
-from tvm import s_tir, tirx
-from tvm.ir.expr import TensorLoad
-from tvm.s_tir.schedule import SBlockRV
+from tvm import ir, s_tir
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvmopt_schedules.cpu.blocks import Kernel, is_reduction
 from tvmopt_schedules.cpu.machine import Machine
+
+_PLAIN_CALLS = frozenset({"tirx.if_then_else", "tirx.likely", "tirx.fabs"})
 
 
 def close_kernel(
@@ -51,6 +54,29 @@ def close_kernel(
     return last, moves
 
 
+def store_tile(sch: s_tir.Schedule, last: SBlockRV, tile: tuple[LoopRV, ...], lane: LoopRV) -> None:
+    """Schedules the inner loops of the last block, over the results that registers hold.
+
+    They become straight code, unless the epilogue has an `exp` or the like: some dozen copies of a
+    polynomial cost more to compile than loops cost to run.
+    """
+    sch.vectorize(lane)
+    if _calls(sch.get(last)) == 0:
+        for loop in tile:
+            sch.unroll(loop)
+
+
+def _calls(block: s_tir.SBlock) -> int:
+    found = 0
+
+    def note(call: ir.Call) -> None:
+        nonlocal found
+        found += isinstance(call.op, ir.Op) and call.op.name not in _PLAIN_CALLS
+
+    tvm_ffi.structural_walk(block.body, [(ir.Call, note)])
+    return found
+
+
 def schedule_moves(sch: s_tir.Schedule, names: tuple[str, ...], machine: Machine) -> None:
     """Loops for the changes of layout behind a kernel: inlined into one, vectorized, parallel."""
     for name in names[:-1]:
@@ -64,7 +90,7 @@ def schedule_moves(sch: s_tir.Schedule, names: tuple[str, ...], machine: Machine
             sch.parallel(sch.fuse(*outer))
 
 
-def _is_elementwise(block: s_tir.SBlock, results: list[tirx.Buffer]) -> bool:
+def _is_elementwise(block: s_tir.SBlock, results: list[Any]) -> bool:
     """Whether the block has the shape of `results` and reads them at its own place only."""
     shape = list(results[0].shape)
     variables = [it.var for it in block.iter_vars]
@@ -72,9 +98,9 @@ def _is_elementwise(block: s_tir.SBlock, results: list[tirx.Buffer]) -> bool:
         return False
     own: list[bool] = []
 
-    def note(load: TensorLoad) -> None:
+    def note(load: ir.TensorLoad) -> None:
         if any(load.source.same_as(result) for result in results):
             own.append(all(i.same_as(v) for i, v in zip(load.indices, variables, strict=True)))
 
-    tvm_ffi.structural_walk(block.body, [(TensorLoad, note)])
+    tvm_ffi.structural_walk(block.body, [(ir.TensorLoad, note)])
     return all(own)

@@ -7,7 +7,7 @@ from tvm.s_tir.dlight import ScheduleRule
 from tvm.s_tir.schedule import LoopRV, SBlockRV, ScheduleError
 from tvm.target import Target
 
-from tvmopt_schedules.cpu.blocked_epilogue import close_kernel, schedule_moves
+from tvmopt_schedules.cpu.blocked_epilogue import close_kernel, schedule_moves, store_tile
 from tvmopt_schedules.cpu.blocks import Kernel, find_anchor
 from tvmopt_schedules.cpu.compute.conv2d import CONV2D, CONV2D_PIXELS, GROUPS
 from tvmopt_schedules.cpu.conv2d_tile import ConvShape, chunking, conv_tile
@@ -64,7 +64,8 @@ class Conv2d(ScheduleRule):
             sch.annotate(pixel_outer, PARTITION, 1)
 
         sch.compute_at(anchor, pixel_outer, preserve_unit_loops=True)
-        reduction = self._schedule_tile(sch, anchor, (block, pixel, lane), by_rows=by_rows)
+        store_tile(sch, last, (block, pixel), lane)
+        reduction = self._schedule_tile(sch, anchor, by_rows=by_rows)
         for name in kernel.before:
             self._schedule_pad(sch, sch.get_sblock(name), outer if chunk.by_chunk else None)
         if shape.flops * self.machine.lanes >= SERIAL_FLOPS:
@@ -75,18 +76,7 @@ class Conv2d(ScheduleRule):
         sch.decompose_reduction(anchor, reduction)
         return sch
 
-    def _schedule_tile(
-        self,
-        sch: s_tir.Schedule,
-        anchor: SBlockRV,
-        stored: tuple[LoopRV, LoopRV, LoopRV],
-        *,
-        by_rows: bool,
-    ) -> LoopRV:
-        block, pixel, lane = stored
-        sch.unroll(block)
-        sch.unroll(pixel)
-        sch.vectorize(lane)
+    def _schedule_tile(self, sch: s_tir.Schedule, anchor: SBlockRV, *, by_rows: bool) -> LoopRV:
         factor = int(sch.get(anchor).reads[1].source.shape[4])
         own = sch.get_loops(anchor)[-8 if by_rows else -5 :]
         if by_rows:
@@ -105,8 +95,8 @@ class Conv2d(ScheduleRule):
     def _schedule_pad(self, sch: s_tir.Schedule, pad: SBlockRV, chunk: LoopRV | None) -> None:
         if chunk is not None:
             sch.compute_at(pad, chunk, preserve_unit_loops=True)
-        rank = len(sch.get(pad).iter_vars)
-        image, channel, row, column, *lane = sch.get_loops(pad)[-rank:]
+        axes = len(sch.get(pad).iter_vars)
+        image, channel, row, column, *lane = sch.get_loops(pad)[-axes:]
         if lane:
             sch.vectorize(lane[0])
         sch.annotate(column, PARTITION, 1)

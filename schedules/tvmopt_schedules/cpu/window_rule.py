@@ -5,15 +5,15 @@ from tvm.s_tir.dlight import ScheduleRule
 from tvm.s_tir.schedule import LoopRV, SBlockRV, ScheduleError
 from tvm.target import Target
 
-from tvmopt_schedules.cpu.blocked_epilogue import close_kernel, schedule_moves
+from tvmopt_schedules.cpu.blocked_epilogue import close_kernel, schedule_moves, store_tile
 from tvmopt_schedules.cpu.blocks import Kernel, find_anchor
 from tvmopt_schedules.cpu.compute.window import WINDOW
 from tvmopt_schedules.cpu.conv2d_rule import PARTITION
 from tvmopt_schedules.cpu.loops import PARALLEL_WORK, work
 from tvmopt_schedules.cpu.machine import Machine
+from tvmopt_schedules.cpu.skip_padding import skip_rows_outside
 
-_UNROLLED_WINDOW = 25  # positions of a window that become straight code
-_UNROLLED = 160  # multiplications in one stretch of straight code
+_UNROLLED = 100  # multiplications in one stretch of straight code
 
 
 class WindowNchwc(ScheduleRule):
@@ -46,7 +46,7 @@ class WindowNchwc(ScheduleRule):
     def _schedule(self, sch: s_tir.Schedule, kernel: Kernel) -> s_tir.Schedule:
         anchor = sch.get_sblock(kernel.anchor)
         window = [int(it.dom.extent) for it in sch.get(anchor).iter_vars[5:]]
-        small = window[0] * window[1] <= _UNROLLED_WINDOW
+        small = 4 * window[1] <= _UNROLLED
         if small:
             for name in kernel.before:
                 sch.compute_inline(sch.get_sblock(name))
@@ -54,7 +54,7 @@ class WindowNchwc(ScheduleRule):
 
         image, channel, row, column, lane = sch.get_loops(last)
         width, height, blocks = (int(sch.get(loop).extent) for loop in (column, row, channel))
-        columns = self._columns(width, window)
+        columns = self._columns(width, window[1])
         channels = max(c for c in range(1, 9) if blocks % c == 0 and c * columns <= max(columns, 8))
         channel_outer, channel_inner = sch.split(channel, [None, channels])
         column_outer, column_inner = sch.split(column, [None, columns])
@@ -62,21 +62,14 @@ class WindowNchwc(ScheduleRule):
         if kernel.before and not small:
             chunk, row = sch.split(row, [None, self._rows(sch, kernel, channels, height)])
         sch.reorder(channel_outer, row, column_outer, channel_inner, column_inner, lane)
-        if small:
-            sch.annotate(row, PARTITION, 1)
         sch.annotate(column_outer, PARTITION, 1)
-        sch.unroll(channel_inner)
-        sch.unroll(column_inner)
-        sch.vectorize(lane)
-
         sch.compute_at(anchor, column_outer, preserve_unit_loops=True)
+        store_tile(sch, last, (channel_inner, column_inner), lane)
         _, channel_inner, _, column_inner, lane, kh, kw = sch.get_loops(anchor)[-7:]
         sch.reorder(kh, kw, channel_inner, column_inner, lane)
         sch.unroll(channel_inner)
         sch.unroll(column_inner)
         sch.vectorize(lane)
-        if small:
-            sch.unroll(kh)
         if window[1] * columns * channels <= _UNROLLED:
             sch.unroll(kw)
         if chunk is not None:
@@ -86,12 +79,11 @@ class WindowNchwc(ScheduleRule):
             sch.parallel(sch.fuse(image, channel_outer))
         schedule_moves(sch, moves, self.machine)
         sch.decompose_reduction(anchor, kh)
-        return sch
+        return skip_rows_outside(sch, f"{kernel.anchor}_update", (3, 6)) if small else sch
 
-    def _columns(self, width: int, window: list[int]) -> int:
+    def _columns(self, width: int, window: int) -> int:
         """Results side by side: as few tiles as possible, all of one width where that exists."""
-        straight = _UNROLLED // min(_UNROLLED_WINDOW, window[0] * window[1])
-        most = min(width, self.machine.registers // 2 - 2, max(4, straight))
+        most = min(width, self.machine.registers // 2 - 2, max(4, _UNROLLED // window))
         widths = range(-(-most // 2), most + 1)
         return min(widths, key=lambda t: (-(-width // t), width % t != 0, -t))
 
