@@ -76,7 +76,7 @@ def test_a_missing_bias_is_zero(biases, check, ops) -> None:
 
 def test_wide_matmuls_are_left_and_named(check) -> None:
     remarks = check.leaves(MergeParallelMatmuls(), parallel([256, 192], biases=[False, False]))
-    assert remarks == ["x: matmuls of one input, but dense256, dense192: more than 128 columns"]
+    assert remarks == ["x: matmuls of one input, but dense256, dense192: more than 16 columns"]
 
 
 def test_limit_of_width_is_an_option(check, ops) -> None:

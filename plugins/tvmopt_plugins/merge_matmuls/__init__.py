@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 class MergeParallelMatmuls(Pass):
     """Concatenates the constant weights of matmuls that read the same tensor.
 
-    A matmul that fills the registers by itself gains nothing from company, and the slices of the
-    common result may cost a copy; so only narrow ones are merged.
+    A matmul that fills the registers by itself gains nothing from company, and loses the epilogue
+    behind it to a slice; so only narrow ones are merged. Measured on AVX-512, 12 matmuls
+    [128, 768] @ [768, N], all in one against each by itself: N = 8 0.70, 16 0.89, 32 1.04, 64 1.03;
+    Q, K and V of BERT-base (N = 768) 1.00 to 1.05.
 
     Attributes:
         max_width: matmuls with more columns than this are left alone; 0 merges all.
@@ -22,7 +24,7 @@ class MergeParallelMatmuls(Pass):
 
     name: ClassVar[str] = "merge-parallel-matmuls"
     stage: ClassVar[Stage] = Stage.CANONICALIZE
-    max_width: int = 128
+    max_width: int = 16
 
     def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
         from tvmopt.rewriting import rebuild
