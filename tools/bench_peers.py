@@ -34,6 +34,7 @@ PEERS = ("onnxruntime", "openvino")
 OWN = "tvmopt"
 
 LEAST_ROUNDS = 5
+BUSY = 0.75  # load average per CPU before we begin, from which others are in the way
 
 Tensors = dict[str, NDArray[Any]]
 ONCE = "--once"  # how this script calls itself
@@ -89,6 +90,9 @@ def main() -> int:
         given.target, given.disable_pass, given.peers, given.repeat, given.seconds, given.warmup
     )
     console = Console(stderr=True)
+    if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
+        load = f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"
+        console.print(f"other programs are running ({load}): take the figures as rough")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for path in models:
@@ -312,7 +316,11 @@ def table_of(rows: list[Row], peers: list[str]) -> Table:
 def write_json(path: Path, rows: list[Row], settings: Settings) -> None:
     """Writes all rows so far, under a temporary name first."""
     data = {
-        "machine": {"cpu": cpu_name(), "cpus": os.cpu_count()},
+        "machine": {
+            "cpu": cpu_name(),
+            "cpus": os.cpu_count(),
+            "load_average": os.getloadavg()[1],  # of 5 minutes: this script's own share is about 1
+        },
         "versions": {name: version_of(name) for name in (OWN, "apache-tvm", *settings.peers)},
         "settings": asdict(settings),
         "rows": [
