@@ -9,7 +9,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvmopt import CompileContext, CompileRequest, ModelSource
+from tvmopt import CompileContext, CompileRequest, ModelSource, Pass
 from tvmopt.compiler.build import build
 from tvmopt_plugins.fuse import Fuse
 from tvmopt_plugins.lower import Legalize
@@ -32,9 +32,18 @@ class Compiled:
     weights: Any
 
 
-def compile_relax(device: str, inputs: Sequence[tuple[Sequence[int], str]], emit: Emit) -> Compiled:
-    """Compiles `emit(builder, inputs)` for a device of the x86 backend."""
-    backend = X86(device)
+def compile_relax(
+    device: str,
+    inputs: Sequence[tuple[Sequence[int], str]],
+    emit: Emit,
+    first: Sequence[Pass] = (),
+    cores: int | None = None,
+) -> Compiled:
+    """Compiles `emit(builder, inputs)` for a device of the x86 backend.
+
+    `first` are passes to run before operators are lowered.
+    """
+    backend = X86(device, {} if cores is None else {"num-cores": str(cores)})
     ctx = CompileContext(CompileRequest(ModelSource(Path("m.onnx")), backend), backend.target())
     bb = relax.BlockBuilder()
     params = [
@@ -47,7 +56,7 @@ def compile_relax(device: str, inputs: Sequence[tuple[Sequence[int], str]], emit
         bb.emit_func_output(result)
     mod = bb.finalize()
     with ctx.target:
-        for one in (Legalize(), Fuse(), SchedulePass()):
+        for one in (*first, Legalize(), Fuse(), SchedulePass()):
             mod = one.run(mod, ctx)
     built = build(mod, ctx.target)
     machine = relax.VirtualMachine(built.executable, tvm.cpu())

@@ -16,8 +16,7 @@ PARTITION_HINT = "pragma_loop_partition_hint"
 _STACK_BYTES = 8 << 10
 
 
-@tirx.transform.prim_func_pass(opt_level=0)
-def keep_tiles_on_stack(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
+def _keep_tiles_on_stack(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
     """Small buffers of constant size stay local variables of their kernel.
 
     TVM takes 1 KiB and more from the heap. LLVM holds in registers only what is a local variable,
@@ -35,8 +34,7 @@ def keep_tiles_on_stack(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
     return func.with_body(tvm_ffi.structural_map(func.body, (tirx.AllocBuffer, keep)))
 
 
-@tirx.transform.prim_func_pass(opt_level=0)
-def hints_into_loops(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
+def _hints_into_loops(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
     """Makes partition hints annotations of their loops.
 
     TVM narrows loop variables to 32 bits, but not in the hint that names one, which is then lost:
@@ -54,9 +52,8 @@ def hints_into_loops(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
     return func.with_body(tvm_ffi.structural_map(func.body, (tirx.AttrStmt, move)))
 
 
-@tirx.transform.prim_func_pass(opt_level=0)
-def hints_around_loops(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
-    """Undoes `hints_into_loops` for `LoopPartition`."""
+def _hints_around_loops(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
+    """Undoes `_hints_into_loops` for `LoopPartition`."""
 
     def move(loop: tirx.For) -> tirx.Stmt:
         annotations = dict(loop.annotations.items())
@@ -67,6 +64,10 @@ def hints_around_loops(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
         return tirx.AttrStmt(plain.loop_var, PARTITION_HINT, hint, plain)
 
     return func.with_body(tvm_ffi.structural_map(func.body, (tirx.For, move)))
+
+
+def _prim_func_pass(rewrite: Any) -> Any:
+    return tirx.transform.prim_func_pass(rewrite, opt_level=0)
 
 
 def _with_annotations(loop: Any, annotations: dict[str, Any]) -> tirx.For:
@@ -89,7 +90,6 @@ def _size_bytes(buffer: Any) -> int | None:
     return math.prod(int(d) for d in buffer.shape) * element.bits * element.lanes // 8
 
 
-@tvm.transform.module_pass(opt_level=0)
 def _lower(mod: tvm.IRModule, _ctx: Any) -> tvm.IRModule:
     """What TVM's own pipeline does for a CPU; partition hints reach the pass that they are for."""
     return tvm.transform.Sequential(
@@ -103,11 +103,11 @@ def _lower(mod: tvm.IRModule, _ctx: Any) -> tvm.IRModule:
             s_tir.transform.StmtSimplify(),
             s_tir.transform.AnnotateIrregularLoop(),
             s_tir.transform.LowerOpaqueBlock(),
-            hints_into_loops,
+            _prim_func_pass(_hints_into_loops),
             tirx.transform.FlattenBuffer(),
             tirx.transform.BF16ComputeLegalize(),
             tirx.transform.NarrowDataType(32),
-            hints_around_loops,
+            _prim_func_pass(_hints_around_loops),
             s_tir.transform.LoopPartition(),
             tirx.transform.VectorizeLoop(),
             tirx.transform.StorageRewrite(),
@@ -133,9 +133,10 @@ def _pipeline() -> Any:
     _, finalize_host, finalize_device = default_s_tir_pipeline()
 
     def finalize() -> tvm.transform.Pass:
-        return tvm.transform.Sequential([keep_tiles_on_stack, finalize_host()])
+        return tvm.transform.Sequential([_prim_func_pass(_keep_tiles_on_stack), finalize_host()])
 
-    return _lower, finalize, finalize_device
+    lower: Any = tvm.transform.module_pass(_lower, opt_level=0)
+    return lower, finalize, finalize_device
 
 
 register_tir_pipeline(TIR_PIPELINE, _pipeline)

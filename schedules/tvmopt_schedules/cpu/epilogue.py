@@ -1,81 +1,84 @@
 """Bringing what follows a matrix product into the loops of its rows and columns."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir.expr import TensorLoad
-from tvm.s_tir.schedule import SBlockRV, ScheduleError
+from tvm.s_tir.schedule import SBlockRV
 
-from tvmopt_schedules.cpu.blocks import is_reduction
+from tvmopt_schedules.cpu.loops import NOT_LEGAL, extent, fuse, is_spatial
 
 
-def join_epilogue(
-    sch: s_tir.Schedule, store: str, after: tuple[str, ...], axes: int = 2
-) -> tuple[s_tir.Schedule, SBlockRV] | None:
-    """Makes one block of the product's store and its epilogue, with loops ([batch,] row, column).
+def product_and_epilogue(
+    func: tirx.PrimFunc, store: str, after: Sequence[str], axes: int, lanes: int
+) -> tuple[s_tir.Schedule, str]:
+    """Starts the schedule of a matrix product with one block for its store and its epilogue.
 
     Bias, residual, activation, and moves of elements such as a transpose of heads all end up in the
-    last block, whose iterations are then reordered to the product's own. The schedule is in an
-    undefined state when this fails.
+    last block, whose loops become those of the product. Where that is not possible, the product is
+    stored first and the epilogue keeps loops of its own.
 
     Args:
-        sch: the schedule.
+        func: the kernel.
         store: the block that writes the product as `[.., M, N]`.
         after: the blocks that follow it, in order.
-        axes: 2 for (row, column), where the leading axes count as rows; 3 for (batch, row, column).
+        axes: 2 for loops (row, column), where the leading axes count as rows; 3 for (batch, row,
+            column).
+        lanes: of a vector.
 
     Returns:
-        The schedule, made anew, and the block; None when the epilogue does not read one element of
-        the product for each of its own.
+        The schedule, and the name of the block with those loops.
     """
-    if any(is_reduction(sch, sch.get_sblock(name)) for name in after):
-        return None
-    try:
-        for name in after[:-1]:
-            sch.compute_inline(sch.get_sblock(name))
-        last = sch.get_sblock(after[-1] if after else store)
-        index = _read_index(sch, last, store, axes) if after else _own_index(sch, last, axes)
-        if index is None:
-            return None
-        if after:
-            sch.compute_inline(sch.get_sblock(store))
-        sch.transform_block_layout(last, index)
-    except ScheduleError:
-        return None
+    if after:
+        try:
+            return _joined(func, store, after, axes), after[-1]
+        except NOT_LEGAL:
+            pass
+    sch = _joined(func, store, (), axes)
+    for name in after:
+        _plain_loops(sch, sch.get_sblock(name), lanes)
+    return sch, store
+
+
+def _joined(func: tirx.PrimFunc, store: str, after: Sequence[str], axes: int) -> s_tir.Schedule:
+    sch = s_tir.Schedule(func)
+    for name in after[:-1]:
+        sch.compute_inline(sch.get_sblock(name))
+    last = sch.get_sblock(after[-1] if after else store)
+    if not is_spatial(sch, last):
+        raise ValueError("the epilogue reduces")
+    index = _read_index(sch, last, store, axes) if after else _own_index(sch, last, axes)
+    if after:
+        sch.compute_inline(sch.get_sblock(store))
+    sch.transform_block_layout(last, index)
     # `row // 50 * 50 + row % 50` is `row`: compute_at finds no exact region otherwise.
-    simple = s_tir.Schedule(s_tir.transform.StmtSimplify()(sch.mod))
-    return simple, simple.get_sblock(sch.get(last).name_hint)
+    return s_tir.Schedule(s_tir.transform.StmtSimplify()(sch.mod))
 
 
 def _own_index(sch: s_tir.Schedule, block: SBlockRV, axes: int) -> tirx.IndexMap:
     iters = sch.get(block).iter_vars
-    shape = [it.dom.extent for it in iters]
     variables = [it.var for it in iters]
-    return _merged(variables, list(variables), shape, axes)
+    return _merged(variables, list(variables), [it.dom.extent for it in iters], axes)
 
 
-def _read_index(
-    sch: s_tir.Schedule, block: SBlockRV, store: str, axes: int
-) -> tirx.IndexMap | None:
+def _read_index(sch: s_tir.Schedule, block: SBlockRV, store: str, axes: int) -> tirx.IndexMap:
     """Which element of the product each iteration of `block` reads, as ([batch,] row, column)."""
     buffer = sch.get(sch.get_sblock(store)).writes[0].source
     body = sch.get(block)
-    found: list[TensorLoad] = []
+    found: list[Any] = []
 
     def note(load: TensorLoad) -> None:
         if load.source.same_as(buffer):
-            found.append(load)
+            found.append(list(load.indices))
 
     tvm_ffi.structural_walk(body.body, [(TensorLoad, note)])
-    if not found:
-        return None
-    first = list(found[0].indices)
-    for load in found[1:]:
-        if not all(
-            tvm_ffi.structural_equal(a, b) for a, b in zip(first, load.indices, strict=True)
-        ):
-            return None
+    first = found[0]
+    for other in found[1:]:
+        pairs = zip(first, other, strict=True)
+        if not all(tvm_ffi.structural_equal(one, two) for one, two in pairs):
+            raise ValueError("the epilogue reads several elements of the product")
     return _merged([it.var for it in body.iter_vars], first, list(buffer.shape), axes)
 
 
@@ -84,6 +87,16 @@ def _merged(
 ) -> tirx.IndexMap:
     first: Any = tirx.const(0, "int64")
     lead = len(index) - axes + 1
-    for at, extent in zip(index[:lead], shape[:lead], strict=True):
-        first = first * extent + at if int(extent) > 1 else first
+    for at, size in zip(index[:lead], shape[:lead], strict=True):
+        first = first * size + at if int(size) > 1 else first
     return tirx.IndexMap(variables, [first, *index[lead:]], None)
+
+
+def _plain_loops(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:
+    if not is_spatial(sch, block):
+        return
+    *outer, inner = sch.get_loops(block)
+    if (extent(sch, inner) or 1) % lanes == 0:
+        sch.vectorize(sch.split(inner, [None, lanes])[1])
+    if outer:
+        sch.parallel(fuse(sch, outer))

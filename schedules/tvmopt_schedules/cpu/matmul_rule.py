@@ -1,59 +1,69 @@
 """The schedule of matrix products with packed weights, and of what follows them."""
 
 from tvm import s_tir, tirx
-from tvm.s_tir.dlight import ScheduleRule
-from tvm.s_tir.schedule import SBlockRV
-from tvm.target import Target
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvmopt_schedules.cpu.blocks import find_anchor
 from tvmopt_schedules.cpu.compute.matmul import MATMUL_PACKED
-from tvmopt_schedules.cpu.epilogue import join_epilogue
-from tvmopt_schedules.cpu.machine import Machine
+from tvmopt_schedules.cpu.epilogue import product_and_epilogue
+from tvmopt_schedules.cpu.guarded_rule import GuardedRule
+from tvmopt_schedules.cpu.prefetch import prefetch_next_panel
 from tvmopt_schedules.cpu.register_tile import RegisterTile, register_tile
 
 PARTITION = "pragma_loop_partition_hint"
 
+PARALLEL_FLOPS = 1_000_000
+"""Under this many, about 10 us of one core, waking the thread pool costs more than it brings."""
 
-class MatmulPacked(ScheduleRule):
-    """Panels outermost: weights stream once. Inside, tiles of rows, each with its epilogue."""
+_FEWEST_TILES = 4
+"""With fewer tiles to a panel, fetching the next one ahead takes too large a share of each."""
+
+
+class MatmulPacked(GuardedRule):
+    """Panels outermost: weights stream once. Inside, tiles of rows, each with its epilogue.
+
+    The other way round where cores come out more even with tiles than with panels.
+    """
 
     name = "matmul-packed"
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-
-    def apply(
-        self,
-        func: tirx.PrimFunc,
-        target: Target,
-        tunable: bool,  # noqa: FBT001
-    ) -> s_tir.Schedule | None:
-        sch = s_tir.Schedule(func)
-        kernel = find_anchor(sch, MATMUL_PACKED)
-        if kernel is None:
+    def schedule(self, func: tirx.PrimFunc) -> s_tir.Schedule | None:
+        kernel = find_anchor(s_tir.Schedule(func), MATMUL_PACKED)
+        if kernel is None or kernel.before:
             return None
+        lanes, cores = self.machine.lanes, self.machine.cores
         store, *after = kernel.after
-        anchor = sch.get_sblock(kernel.anchor)
-        rows, panels, panel = (int(d) for d in sch.get(anchor).writes[0].source.shape)
-        columns = int(sch.get(sch.get_sblock(store)).writes[0].source.shape[-1])
-        joined = join_epilogue(sch, store, tuple(after))
-        if joined is None:
-            return None
-        sch, last = joined
-        anchor = sch.get_sblock(kernel.anchor)
-        lanes = self.machine.lanes
-        tile = register_tile(self.machine, rows, columns, panel // lanes)
+        sch, name = product_and_epilogue(func, store, after, 2, lanes)
+        last, product = sch.get_sblock(name), sch.get_sblock(kernel.anchor)
+        rows, panels, panel = (int(d) for d in sch.get(product).writes[0].source.shape)
+        weights = sch.get(product).reads[-1].source
         row, column = sch.get_loops(last)
+        columns = int(sch.get(column).extent)
+        tile = register_tile(self.machine, rows, columns, panel // lanes)
         p, v, lane = sch.split(column, [panels, tile.vectors, lanes])
         tiles, r = sch.split(row, [None, tile.rows])
         sch.reorder(p, tiles, r, v, lane)
-        sch.compute_at(anchor, tiles, preserve_unit_loops=True)
-        sch.parallel(p)
-        tile_product(sch, anchor, last, tile, lanes)
-        sch.annotate(tiles, PARTITION, 1)
+        sch.compute_at(product, tiles, preserve_unit_loops=True)
+        panels_outermost = imbalance(sch, p, cores) <= 1.1 * imbalance(sch, tiles, cores)
+        if not panels_outermost:
+            sch.reorder(tiles, p)
+        if 2 * rows * columns * int(weights.shape[1]) >= PARALLEL_FLOPS:
+            sch.parallel(p if panels_outermost else tiles)
+        k = sch.get_loops(product)[-1]
+        tile_product(sch, product, last, tile, lanes)
+        if rows % tile.rows:
+            sch.annotate(tiles, PARTITION, 1)
         if columns % panel:
             sch.annotate(p, PARTITION, 1)
+        if panels_outermost and int(sch.get(tiles).extent) >= _FEWEST_TILES:
+            return prefetch_next_panel(sch, weights, p, tiles, k)
         return sch
+
+
+def imbalance(sch: s_tir.Schedule, loop: LoopRV, cores: int) -> float:
+    """Time of the busiest core over the mean, when the loop's iterations are dealt out."""
+    count = int(sch.get(loop).extent)
+    return -(-count // cores) * cores / count
 
 
 def tile_product(
