@@ -114,6 +114,11 @@ def test_plugins_lists_what_each_registers_and_why_the_bad_ones_are_bad(capsys: 
     ]
 
 
+def test_a_plugin_without_hooks_is_told_so(capsys: Capture):
+    assert main(["plugins"], Plugins.of(empty=types.ModuleType("empty"))) == 0
+    assert "registers nothing" in capsys.readouterr().out
+
+
 def test_plugins_v_shows_passes_with_their_options(capsys: Capture):
     assert main(["plugins", "-v"], kitchen()) == 0
     text = capsys.readouterr().out

@@ -145,6 +145,30 @@ def test_wrong_usage_is_2_with_an_error_and_a_hint(
     assert hint in lines[1]
 
 
+def test_without_arguments_the_help_is_shown(capsys: pytest.CaptureFixture[str]):
+    assert main([]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("Usage: tvmopt ")
+    assert "\n  compile " in captured.out
+    assert captured.err == ""
+
+
+def test_a_plugins_group_without_a_command_shows_its_help(capsys: pytest.CaptureFixture[str]):
+    plugin = types.ModuleType("grouping")
+
+    @hookimpl
+    def register(cli: click.Group) -> None:
+        cli.add_command(click.Group("tools", commands=[click.Command("hammer")]))
+
+    plugin.tvmopt_register_commands = register
+    assert main(["tools"], Plugins.of(grouping=plugin)) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("Usage: tvmopt tools ")
+    assert "\n  hammer" in text
+    assert main(["tools", "hamer"], Plugins.of(grouping=plugin)) == 2
+    assert "hammer" in capsys.readouterr().err
+
+
 def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]):
     def act() -> None:
         warnings.warn("mind this", RuntimeWarning, stacklevel=1)

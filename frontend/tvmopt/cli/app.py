@@ -40,16 +40,20 @@ class _Cli(click.Group):
 
 def make_cli(plugins: Plugins) -> click.Group:
     """The program with the commands of `plugins`; plugins whose commands fail are marked bad."""
+    settings = {"help_option_names": ["-h", "--help"]}
 
-    @click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"]})
+    @click.group(cls=_Cli, context_settings=settings, invoke_without_command=True)
     @click.version_option(package_name="tvmopt", prog_name="tvmopt", message="%(prog)s %(version)s")
     @verbose_option
-    def cli() -> None:
+    @click.pass_context
+    def cli(ctx: click.Context) -> None:
         """Compiles neural networks for your hardware with Apache TVM.
 
         Compile an ONNX model into one .tvmpkg file, run it, measure it, and see where its time
         goes: `tvmopt compile model.onnx`, then `tvmopt benchmark model.tvmpkg`.
         """
+        if ctx.invoked_subcommand is None:
+            click.echo(ctx.get_help())
 
     for command in COMMANDS:
         cli.add_command(command)

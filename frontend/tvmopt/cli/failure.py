@@ -30,6 +30,8 @@ def explain(error: BaseException, *, traceback: bool) -> tuple[int, str]:
         error: what ended the run.
         traceback: show Python's traceback even of what a user can mend.
     """
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # a plugin's group of commands
+        return error.exit_code, error.format_message()
     code, message, hint = _describe(error)
     lines = [f"error: {message}"] if code != INTERRUPTED else [message]
     if hint:

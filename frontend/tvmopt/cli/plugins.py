@@ -47,6 +47,8 @@ def _show(info: PluginInfo, plugins: Plugins, *, verbose: bool) -> None:
     for kind, names in registered.items():
         if names:
             click.echo(f"  {kind:<8}  {', '.join(names)}")
+    if not info.hooks:
+        click.echo("  registers nothing: it implements no hook (@tvmopt.hookimpl)")
     if verbose:
         for name in info.passes:
             one = plugins.passes[name]
