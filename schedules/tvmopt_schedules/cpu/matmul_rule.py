@@ -7,7 +7,7 @@ from tvmopt_schedules.cpu.blocks import find_anchor
 from tvmopt_schedules.cpu.compute.matmul import MATMUL_PACKED
 from tvmopt_schedules.cpu.epilogue import product_and_epilogue
 from tvmopt_schedules.cpu.guarded_rule import GuardedRule
-from tvmopt_schedules.cpu.prefetch import prefetch_next_panel
+from tvmopt_schedules.cpu.panel_prefetch import prefetch_next_panel
 from tvmopt_schedules.cpu.register_tile import RegisterTile, register_tile
 
 PARTITION = "pragma_loop_partition_hint"
