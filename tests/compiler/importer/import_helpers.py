@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import tvm
-from onnx import FunctionProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import FunctionProto, NodeProto, ValueInfoProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from tvm import relax
 
@@ -75,6 +75,3 @@ def assert_like_reference(
         assert actual.dtype == wanted.dtype
         np.testing.assert_allclose(actual, wanted, rtol=rtol, atol=rtol)
     return result
-
-
-FLOAT = TensorProto.FLOAT

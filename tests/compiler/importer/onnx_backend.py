@@ -1,4 +1,4 @@
-"""Runs ONNX's own backend tests: each case imported, compiled, run and compared, in a child process."""
+"""Runs ONNX's backend tests: each case imported, compiled, run and compared in a child process."""
 
 import json
 import multiprocessing
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 Outcome = Literal["pass", "wrong", "refused", "failed", "crashed", "timeout"]
 """`refused` is an error with the node's name; `wrong` and `failed` would be bugs of ours."""
@@ -111,9 +111,7 @@ def cases(kinds: Iterable[str] = KINDS) -> Iterator[Case]:
 def _read_set(folder: str, kind: str) -> list[np.ndarray]:
     files = Path(folder, "test_data_set_0").glob(f"{kind}_*.pb")
     ordered = sorted(files, key=lambda path: int(path.stem.split("_")[1]))
-    return [
-        numpy_helper.to_array(TensorProto.FromString(path.read_bytes())) for path in ordered
-    ]
+    return [numpy_helper.to_array(TensorProto.FromString(path.read_bytes())) for path in ordered]
 
 
 def bound(case: Case) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
@@ -232,6 +230,3 @@ def _work(todo: list[Case], writer: Any) -> None:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             outcome, detail = "failed", f"{type(error).__name__}: {lines[-1] if lines else ''}"
         writer.send(json.dumps([case.name, outcome, detail[:300]]))
-
-
-__all__ = ["Case", "cases", "helper", "run_case", "run_cases"]

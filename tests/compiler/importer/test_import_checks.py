@@ -56,7 +56,7 @@ def test_unknown_operator_inside_a_branch_is_found(tmp_path: Path) -> None:
         "If", ["c"], ["y"], name="choice", then_branch=branches[0], else_branch=branches[1]
     )
     proto = model([choice], [value("c", [], "bool"), value("x", [2])], [value("y", [2])])
-    with pytest.raises(ModelError, match="Nonsense .*'choice/nonsense'"):
+    with pytest.raises(ModelError, match=r"Nonsense .*'choice/nonsense'"):
         imported(proto, tmp_path)
 
 
@@ -84,7 +84,7 @@ def test_refused_operator_on_constants_is_folded_instead(tmp_path: Path) -> None
 
 def test_invalid_graph_is_told_by_the_checker(tmp_path: Path) -> None:
     proto = model([node("Relu", ["nothing"], ["y"])], [value("x", [2])], [value("y", [2])])
-    with pytest.raises(ModelError, match="not a valid ONNX model: .*nothing"):
+    with pytest.raises(ModelError, match=r"not a valid ONNX model: .*nothing"):
         imported(proto, tmp_path)
 
 
@@ -119,7 +119,7 @@ def test_cast_to_an_8_bit_float_names_the_node(tmp_path: Path) -> None:
         [value("x", [2])],
         [value("y", [2])],
     )
-    with pytest.raises(ModelError, match="node 'narrow' .*float8_e4m3fn"):
+    with pytest.raises(ModelError, match=r"node 'narrow' .*float8_e4m3fn"):
         imported(proto, tmp_path)
 
 
@@ -132,7 +132,9 @@ def test_sequence_input_is_no_tensor(tmp_path: Path) -> None:
         imported(proto, tmp_path)
 
 
-def test_converter_failures_name_the_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_converter_failures_name_the_node(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     proto = model(
         [node("RoiAlign", ["x", "r", "i"], ["y"], name="roi", mode="max")],
         [value("x", [1, 1, 4, 4]), value("r", [1, 4]), value("i", [1], "int64")],
