@@ -70,7 +70,8 @@ def batch_matmul(
         *group, m, n = index
         return result[ravel(group, lead) if group else 0, m, n // panel, n % panel]
 
-    return te.compute((*lead, rows, columns), unpack, name="matmul_unpack", tag="injective")
+    y: Any = te.compute((*lead, rows, columns), unpack, name="matmul_unpack", tag="injective")
+    return y
 
 
 def _operand_index(

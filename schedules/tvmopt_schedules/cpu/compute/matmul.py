@@ -49,7 +49,8 @@ def matmul_packed(x: te.Tensor, panels: te.Tensor, columns: int) -> te.Tensor:
         *row, n = index
         return result[ravel(row, lead), n // panel, n % panel]
 
-    return te.compute((*lead, columns), unpack, name="matmul_unpack", tag="injective")
+    y: Any = te.compute((*lead, columns), unpack, name="matmul_unpack", tag="injective")
+    return y
 
 
 def unravel(flat: Any, shape: list[int]) -> list[Any]:
