@@ -394,7 +394,6 @@ def test_two_plugins_with_one_command_are_both_named():
         p=a_plugin(register_commands=adds("hi")), q=a_plugin(register_commands=adds("hi"))
     )
     plugins.register_commands(click.Group())
-    # pluggy calls the last registered first
     assert plugins.bad[0].error == "the command 'hi' is used by both the plugin 'p' and 'q'"
 
 

@@ -242,7 +242,7 @@ class Plugins:
                 alien = [item for item in passes if not isinstance(item, Pass)]  # pyright: ignore[reportUnnecessaryIsInstance]
                 if alien:
                     raise TypeError(f"{alien[0]!r} is no Pass")
-            except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may fail in any way
                 passes[:] = before
                 reason = f"tvmopt_modify_passes failed and was ignored: {_reason(error)}"
                 warnings.warn(f"plugin '{name}': {reason}", RuntimeWarning, stacklevel=2)
@@ -284,7 +284,7 @@ class Plugins:
             hook = "tvmopt_compile_finished"
             try:
                 self._call_one(plugin, hook, request=request, report=report)
-            except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may fail in any way
                 message = f"plugin '{name}': {hook} failed: {_reason(error)}"
                 warnings.warn(message, RuntimeWarning, stacklevel=2)
 

@@ -26,6 +26,12 @@ COMMANDS: tuple[click.Command, ...] = (
 )
 
 
+_EXIT_CODES = (
+    "Exit codes: 0 done, 2 wrong usage, 3 a result outside its limits, 4 any other error, "
+    "5 a package is missing, 130 interrupted. Results go to stdout, all else to stderr."
+)
+
+
 class _Cli(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order of registration, which is the order of use
@@ -42,7 +48,9 @@ def make_cli(plugins: Plugins) -> click.Group:
     """The program with the commands of `plugins`; plugins whose commands fail are marked bad."""
     settings = {"help_option_names": ["-h", "--help"]}
 
-    @click.group(cls=_Cli, context_settings=settings, invoke_without_command=True)
+    @click.group(
+        cls=_Cli, context_settings=settings, invoke_without_command=True, epilog=_EXIT_CODES
+    )
     @click.version_option(package_name="tvmopt", prog_name="tvmopt", message="%(prog)s %(version)s")
     @verbose_option
     @click.pass_context
