@@ -25,11 +25,9 @@ def c(value: float) -> relax.Expr:
     return relax.const(value, "float32")
 
 
-def module(body, *shapes: tuple[int, ...]) -> tvm.IRModule:
+def module(body, *shapes: tuple[int, ...], dtype: str = "float32") -> tvm.IRModule:
     bb = relax.BlockBuilder()
-    params = [
-        relax.Var(f"x{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(shapes)
-    ]
+    params = [relax.Var(f"x{i}", relax.TensorType(shape, dtype)) for i, shape in enumerate(shapes)]
     with bb.function("main", params):
         with bb.dataflow():
             out = bb.emit_output(body(bb.emit, *params), "out")
@@ -91,9 +89,21 @@ def test_layer_norm_over_channels_stays_and_the_remark_says_why(check) -> None:
 
     as_layer_norm, as_rms_norm = check.leaves(RecognizePatterns(), module(body, (2, 4, 8)))
     assert as_layer_norm.endswith(
-        "no layer norm: it runs over axes [1], which are not the last ones"
+        "no layer norm: it runs over axes [1], not over the last ones of several"
     )
-    assert as_rms_norm.endswith("no RMS norm: it runs over axes [1], which are not the last ones")
+    assert as_rms_norm.endswith(
+        "no RMS norm: it runs over axes [1], not over the last ones of several"
+    )
+
+
+def test_norm_of_the_whole_tensor_stays(check) -> None:
+    def body(emit, x):
+        return divided(emit, x, variance(emit, x, [0, 1]))
+
+    (remark,) = check.leaves(RecognizePatterns(), module(body, (4, 8)))
+    assert remark.endswith(
+        "no RMS norm: it runs over axes [0, 1], not over the last ones of several"
+    )
 
 
 def test_mean_and_square_over_different_axes_are_only_an_rms_norm(check, ops) -> None:
@@ -302,6 +312,14 @@ def test_scores_without_a_scale_stay(check) -> None:
 def test_scales_out_of_range_stay_and_the_remark_says_why(check) -> None:
     (remark,) = check.leaves(RecognizePatterns(), attention(1e-30, 1e-30, None))
     assert remark.endswith("the scales of its operands have no product in range")
+
+
+def test_half_precision_keeps_its_scales_and_the_remark_says_why(check) -> None:
+    def body(emit, q, k):
+        return op.matmul(emit(op.multiply(q, relax.const(0.5, "float16"))), k)
+
+    (remark,) = check.leaves(RecognizePatterns(), module(body, (1, 4), (4, 4), dtype="float16"))
+    assert remark.endswith("in float16 the unscaled product might overflow")
 
 
 def test_scaled_query_with_another_reader_keeps_its_scale(check) -> None:

@@ -24,6 +24,9 @@ def scale_scores(value: relax.Expr, graph: Graph) -> relax.Expr | None:
     factor = float(np.prod(factors))
     if factor == 1 and factors == [1, 1]:
         return None
+    if dtype_of(value) == "float16":
+        graph.missed("in float16 the unscaled product might overflow")
+        return None
     if not _is_normal(factor, dtype_of(value)):
         graph.missed("the scales of its operands have no product in range")
         return None

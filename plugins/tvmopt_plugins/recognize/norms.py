@@ -37,7 +37,7 @@ def recognize_layer_norm(value: relax.Expr, graph: Graph) -> relax.Expr | None:
         )
         return None
     if not _are_last(axes, data):
-        graph.missed(f"no layer norm: it runs over axes {axes}, which are not the last ones")
+        graph.missed(f"no layer norm: it runs over axes {axes}, not over the last ones of several")
         return None
     ones, zeros = _parameters(data, axes)
     graph.absorb(centred)
@@ -52,7 +52,7 @@ def recognize_rms_norm(value: relax.Expr, graph: Graph) -> relax.Expr | None:
         return None
     data, axes, epsilon = matched
     if not _are_last(axes, data):
-        graph.missed(f"no RMS norm: it runs over axes {axes}, which are not the last ones")
+        graph.missed(f"no RMS norm: it runs over axes {axes}, not over the last ones of several")
         return None
     graph.passed("recognized as RMS norm")
     return relax.op.nn.rms_norm(data, _parameters(data, axes)[0], axes, epsilon)
@@ -144,8 +144,9 @@ def _mean_axes(mean: relax.Call) -> list[int]:
 
 
 def _are_last(axes: list[int], data: relax.Expr) -> bool:
+    # Not all of them either: TVM's own kernels of both norms need an axis to run along.
     rank = len(shape_of(data) or ())
-    return axes == list(range(rank - len(axes), rank))
+    return len(axes) < rank and axes == list(range(rank - len(axes), rank))
 
 
 def _parameters(data: relax.Expr, axes: list[int]) -> tuple[relax.Expr, relax.Expr]:
