@@ -1,0 +1,56 @@
+"""Progress goes to stderr: lines where it is no terminal, a bar where it is."""
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from tvmopt.cli.progress import Rounds, Steps
+
+
+def test_steps_are_lines_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]):
+    with Steps(["import", "build"]) as progress:
+        progress("import")
+        progress("build")
+    captured = capsys.readouterr()
+    assert captured.err == "[1/2] import\n[2/2] build\n"
+    assert captured.out == ""
+
+
+def test_rounds_are_announced_in_one_line(capsys: pytest.CaptureFixture[str]):
+    with Rounds("measuring tvmopt", 3) as progress:
+        for index in range(3):
+            progress(index + 1)
+    assert capsys.readouterr().err == "measuring tvmopt, 3 rounds\n"
+
+
+ON_A_TERMINAL = """
+import time
+from tvmopt.cli.progress import Steps
+with Steps(["import", "build", "package"]) as progress:
+    for name in ("import", "build", "package"):
+        progress(name)
+        time.sleep(0.6)
+print("the result")
+"""
+
+
+def test_a_terminal_sees_a_bar_with_the_time_left_and_stdout_only_the_result():
+    reader, writer = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_TERMINAL],
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
+        text=True,
+        check=True,
+    )
+    os.close(writer)
+    shown = os.read(reader, 1 << 16).decode(errors="replace")
+    os.close(reader)
+    assert done.stdout == "the result\n"
+    assert "build" in shown
+    assert "0:00:" in shown
+    assert "[1/3]" not in shown
