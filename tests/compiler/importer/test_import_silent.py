@@ -354,3 +354,26 @@ def test_slices_by_attributes_before_version_10(tmp_path: Path) -> None:
         opset=9,
     )
     assert_like_reference(proto, tmp_path, {"x": floats(3, 4)})
+
+
+def test_gather_never_reads_beside_the_tensor(tmp_path: Path) -> None:
+    proto = model(
+        [node("Gather", ["x", "i"], ["y"])],
+        [value("x", [3, 2]), value("i", [4], "int64")],
+        [value("y", [4, 2])],
+    )
+    x = floats(3, 2)
+    feeds = {"x": x, "i": np.array([-1, 0, 10**9, -(10**9)])}
+    (actual,) = run(imported(proto, tmp_path), feeds)
+    np.testing.assert_array_equal(actual, x[[2, 0, 2, 0]])
+
+
+def test_constant_index_out_of_range_is_refused(tmp_path: Path) -> None:
+    proto = model(
+        [node("Gather", ["x", "i"], ["y"], name="pick")],
+        [value("x", [3, 2])],
+        [value("y", [1, 2])],
+        {"i": np.array([3])},
+    )
+    with pytest.raises(ModelError, match=r"node 'pick' .*out of range"):
+        imported(proto, tmp_path)

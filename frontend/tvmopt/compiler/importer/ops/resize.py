@@ -149,7 +149,7 @@ def _resize_axis(node: Node, x: Expr, index: int, axis: Axis, mode: str, coordin
     fill = node.attribute("extrapolation_value", 0.0)
     if mode == "nearest":
         chosen = _nearest(places, _rounding(node)).clip(0, axis.size - 1)
-        result = op.take(x, constant(chosen.astype(np.int64)), index)
+        result = op.take(x, constant(chosen.astype(np.int64)), index, "clip")
     else:
         weights = _weights(node, places, axis, mode)
         result = _apply(node, x, weights, index)

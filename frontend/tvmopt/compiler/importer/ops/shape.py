@@ -143,7 +143,7 @@ def _take_padded(node: Node, x: Expr, begin: list[int], end: list[int], mode: st
     for axis, (before, after) in enumerate(zip(begin, end, strict=True)):
         if before or after:
             places = np.pad(np.arange(sizes[axis]), (before, after), mode=_NUMPY_MODES[mode])  # pyright: ignore[reportArgumentType, reportCallIssue]
-            x = op.take(x, constant(places.astype(np.int64)), axis)
+            x = op.take(x, constant(places.astype(np.int64)), axis, "clip")
     return x
 
 

@@ -37,7 +37,7 @@ def slice_(node: Node) -> Expr:
         left = [sizes.get(axis, size) for axis, size in enumerate(shape)]
         return constant(np.zeros(left, node.dtype()))
     for axis, taken in [item for item in chosen if item[1].step < 0]:
-        x = op.take(x, constant(np.array(taken, np.int64)), axis)
+        x = op.take(x, constant(np.array(taken, np.int64)), axis, "clip")
     forward = [item for item in chosen if item[1].step > 0]
     if not forward:
         return x
@@ -51,10 +51,14 @@ def slice_(node: Node) -> Expr:
 
 
 def gather(node: Node) -> Expr:
-    """Slices of an axis by index; negative indices count from the end."""
+    """Slices of an axis by index; negative indices count from the end.
+
+    An index out of range, which ONNX forbids, gives the nearest slice: TVM's default mode would
+    read whatever lies beside the tensor.
+    """
     shape = node.shape()
     axis = node.attribute("axis", 0) % len(shape)
-    return op.take(node[0], _positive(node, 1, shape[axis]), axis)
+    return op.take(node[0], _positive(node, 1, shape[axis]), axis, "clip")
 
 
 def gather_elements(node: Node) -> Expr:
@@ -146,7 +150,7 @@ def one_hot(node: Node) -> Expr:
     wide = node.emit(op.where(op.less(wide, zero), op.add(wide, extent), wide))
     places = np.arange(depth).reshape([-1] + [1] * (len(shape) - axis))
     hit = op.equal(op.expand_dims(wide, axis), constant(places.astype(np.int64)))
-    off, on = (op.take(node[2], scalar(i, "int64"), 0) for i in (0, 1))
+    off, on = (op.take(node[2], scalar(i, "int64"), 0, "clip") for i in (0, 1))
     return op.where(hit, on, off)
 
 
