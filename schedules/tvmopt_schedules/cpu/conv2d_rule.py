@@ -56,15 +56,24 @@ class Conv2d(ScheduleRule):
         loops = sch.get_loops(last)
         image, channel, lane = loops[0], loops[1], loops[-1]
         outer, inner = sch.split(loops[2], [None, chunk.size])
-        row = [inner] if by_rows else []
-        pixel_outer, pixel = sch.split(loops[3] if by_rows else inner, [None, tile.pixels])
         channel_outer, block = sch.split(channel, [None, tile.blocks])
-        sch.reorder(image, outer, channel_outer, *row, pixel_outer, block, pixel, lane)
-        if shape.pixels % tile.pixels:
-            sch.annotate(pixel_outer, PARTITION, 1)
+        if by_rows:
+            row_outer, row = sch.split(inner, [None, tile.rows])
+            pixel_outer, pixel = sch.split(loops[3], [None, tile.pixels])
+            order = [row_outer, pixel_outer, block, row, pixel]
+        else:
+            pixel_outer, pixel = sch.split(inner, [None, tile.pixels])
+            order = [pixel_outer, block, pixel]
+        sch.reorder(image, outer, channel_outer, *order, lane)
+        for loop, extent, size in (
+            (order[0], chunk.size, tile.rows if by_rows else tile.pixels),
+            (pixel_outer, shape.pixels, tile.pixels),
+        ):
+            if extent % size:
+                sch.annotate(loop, PARTITION, 1)
 
         sch.compute_at(anchor, pixel_outer, preserve_unit_loops=True)
-        store_tile(sch, last, (block, pixel), lane)
+        store_tile(sch, last, (block, *order[order.index(block) + 1 :]), lane)
         reduction = self._schedule_tile(sch, anchor, by_rows=by_rows)
         for name in kernel.before:
             self._schedule_pad(sch, sch.get_sblock(name), outer if chunk.by_chunk else None)
@@ -78,18 +87,18 @@ class Conv2d(ScheduleRule):
 
     def _schedule_tile(self, sch: s_tir.Schedule, anchor: SBlockRV, *, by_rows: bool) -> LoopRV:
         factor = int(sch.get(anchor).reads[1].source.shape[4])
-        own = sch.get_loops(anchor)[-8 if by_rows else -5 :]
         if by_rows:
-            _, block, _, pixel, lane, ic, *window = own
+            block, row, pixel, lane, ic, *window = sch.get_loops(anchor)[-7:]
+            place = [row, pixel]
         else:
-            _, block, pixel, lane, ic = own
-            window = []
+            block, pixel, lane, ic = sch.get_loops(anchor)[-4:]
+            place, window = [pixel], []
         ic_outer, ic_inner = sch.split(ic, [None, factor])
         # Blocks inside: a broadcast pixel is used up at once and needs one register.
-        sch.reorder(ic_outer, *window, ic_inner, pixel, block, lane)
+        sch.reorder(ic_outer, *window, ic_inner, *place, block, lane)
         sch.vectorize(lane)
-        sch.unroll(pixel)
-        sch.unroll(block)
+        for loop in (*place, block):
+            sch.unroll(loop)
         return ic_outer
 
     def _schedule_pad(self, sch: s_tir.Schedule, pad: SBlockRV, chunk: LoopRV | None) -> None:

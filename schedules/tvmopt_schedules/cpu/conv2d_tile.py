@@ -6,8 +6,10 @@ from tvmopt_schedules.cpu.machine import Machine
 
 _FMA_LATENCY = 4  # cycles; two FMA units
 _L2_BYTES_PER_CYCLE = 32.0
+_LOADS_PER_CYCLE = 1.6  # two ports, shared with what feeds the caches
 _MOST_PIXELS = 28
 _MOST_BLOCKS = 8
+_LEAST_TILES = 6  # along the dimension that is cut into chunks
 _TILE_OVERHEAD = 30.0  # cycles around the reduction of one tile: addresses, epilogue
 
 
@@ -43,8 +45,12 @@ class ConvShape:
 
 @dataclass(frozen=True)
 class ConvTile:
-    """`pixels` x `blocks` accumulators, each one vector of output channels."""
+    """`rows` x `pixels` x `blocks` accumulators, each one vector of output channels.
 
+    A tile of several rows spans the whole width.
+    """
+
+    rows: int
     pixels: int
     blocks: int
 
@@ -53,28 +59,45 @@ def conv_tile(machine: Machine, shape: ConvShape) -> ConvTile:
     """The register tile that takes the fewest cycles.
 
     Per step of the reduction a tile of P pixels and B blocks costs the longest of P B / 2 (FMAs,
-    two a cycle), (P + B) / 2 (loads, two a cycle), the FMA's latency, and the way of B weight
-    vectors from the level-2 cache where a tile's weights do not stay in the level-1 cache. Pixels
-    that remain at the end of a row get a tile of their own width.
+    two a cycle), (P + B) / 1.6 (loads, two a cycle at best), the FMA's latency, and the way of B
+    weight vectors from the level-2 cache where a tile's weights do not stay in the level-1 cache.
+    Pixels that remain at the end of a row get a tile of their own width.
     """
     tiles = [
-        ConvTile(pixels, blocks)
+        ConvTile(rows, pixels, blocks)
         for blocks in _divisors(shape.group_blocks)
         if blocks <= _MOST_BLOCKS
-        for pixels in range(1, min(shape.pixels, _MOST_PIXELS) + 1)
-        if pixels * blocks + blocks + 1 <= machine.registers
+        for rows, pixels in _areas(shape)
+        if rows * pixels * blocks + blocks + 1 <= machine.registers
     ]
     return min(tiles, key=lambda tile: _cost(machine, shape, tile))
 
 
+def _areas(shape: ConvShape) -> list[tuple[int, int]]:
+    within = [(1, pixels) for pixels in range(1, min(shape.pixels, _MOST_PIXELS) + 1)]
+    rows = min(shape.rows, _MOST_PIXELS // shape.pixels)
+    return within + [(count, shape.pixels) for count in range(2, rows + 1)]
+
+
 def _cost(machine: Machine, shape: ConvShape, tile: ConvTile) -> tuple[float, float]:
-    full, rest = divmod(shape.pixels, tile.pixels)
-    cycles = full * _cycles(machine, shape, tile.pixels, tile.blocks)
-    if rest:
-        cycles += _cycles(machine, shape, rest, tile.blocks)
-    loads = (tile.pixels + tile.blocks) / (tile.pixels * tile.blocks)
+    widths = _parts(shape.pixels, tile.pixels)
+    heights = _parts(shape.rows, tile.rows)
+    area = tile.rows * tile.pixels
+    cycles = sum(
+        many_rows * many * _cycles(machine, shape, height * width, tile.blocks)
+        for height, many_rows in heights
+        for width, many in widths
+    )
+    loads = (area + tile.blocks) / (area * tile.blocks)
     # Among equals: no rest, whose code comes on top, then few loads.
-    return round(cycles / tile.blocks, 2), loads + (0.1 if rest else 0.0)
+    rest = len(widths) + len(heights) - 2
+    return round(cycles / tile.blocks, 2), loads + 0.1 * rest
+
+
+def _parts(extent: int, size: int) -> list[tuple[int, int]]:
+    """The sizes that an extent is cut into, each with how often."""
+    full, rest = divmod(extent, size)
+    return [(size, full), (rest, 1)] if rest else [(size, full)]
 
 
 def _cycles(machine: Machine, shape: ConvShape, pixels: int, blocks: int) -> float:
@@ -83,7 +106,7 @@ def _cycles(machine: Machine, shape: ConvShape, pixels: int, blocks: int) -> flo
     return (
         max(
             pixels * blocks / 2,
-            (pixels + blocks) / 2 * 1.1,
+            (pixels + blocks) / _LOADS_PER_CYCLE,
             _FMA_LATENCY,
             0.0 if resident else blocks * vector / _L2_BYTES_PER_CYCLE,
         )
@@ -113,12 +136,13 @@ def chunking(machine: Machine, shape: ConvShape, tile: ConvTile) -> Chunking:
     Weights that are larger than the cache are read once: there is one chunk.
     """
     extent = shape.rows if shape.rows > 1 else shape.pixels
+    grain = tile.rows if shape.rows > 1 else tile.pixels
     budget = machine.l2_bytes // 2
-    fits = shape.input_bytes <= budget
-    if shape.weight_bytes > budget and fits:
+    if shape.weight_bytes > budget >= shape.input_bytes:
         return Chunking(extent, by_chunk=False)
-    grain = 1 if shape.rows > 1 else tile.pixels
-    sizes = [s for s in _divisors(extent) if s % grain == 0] or [extent]
+    # Smaller chunks read the weights too often and pad too many rows twice.
+    sizes = [s for s in _divisors(extent) if s % grain == 0 and s >= _LEAST_TILES * grain]
+    sizes = sizes or [extent]
     small = [s for s in sizes if shape.input_bytes * s // extent <= budget] or sizes[:1]
     for size in reversed(small):
         chunks = shape.images * (extent // size)
