@@ -205,3 +205,26 @@ def test_original_is_the_files_own_graph(tmp_path: Path) -> None:
     assert [n.op_type for n in original.graph.node] == ["Softsign", "Celu"]
     assert [d.dim_value for d in original.graph.input[0].type.tensor_type.shape.dim] == [3, 2]
     assert [v.name for v in original.graph.output] == ["y", "a"]
+
+
+def test_unused_domains_do_no_harm(tmp_path: Path) -> None:
+    proto = relu(domains=["com.microsoft", "ai.onnx.ml", "my.ops"])
+    assert_like_reference(proto, tmp_path, {"x": np.array([-1, 1], np.float32)})
+
+
+def test_stray_metadata_and_empty_names_do_no_harm(tmp_path: Path) -> None:
+    """Optional inputs and outputs left out by an empty name, and attributes with empty lists."""
+    proto = model(
+        [
+            node("Clip", ["x", "", "high"], ["a"], name="clip"),
+            node("Dropout", ["a"], ["b", ""], name="drop"),
+            node("Squeeze", ["b", ""], ["y"], name="squeeze"),
+        ],
+        [value("x", [1, 3])],
+        [value("y", [3])],
+        {"high": np.array(1, np.float32)},
+        opset=13,
+    )
+    helper.set_model_props(proto, {"author": "someone"})
+    (actual,) = run(imported(proto, tmp_path), {"x": np.array([[-1, 0.5, 2]], np.float32)})
+    np.testing.assert_array_equal(actual, np.array([-1, 0.5, 1], np.float32))
