@@ -5,7 +5,7 @@ Everything that a plugin author or a user of the Python API imports stands here.
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tvmopt.backend import Backend, Capabilities, Device
 from tvmopt.errors import (
@@ -23,6 +23,8 @@ from tvmopt.passes import DEFAULT_PASSES, CompileContext, Pass, Stage
 from tvmopt.report import Layer, PassRecord, Remark, Report
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from tvmopt.compiler.package import Package
 
 __version__ = "0.1.0"
@@ -66,6 +68,7 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
     disabled_passes: frozenset[str] = frozenset(),
     dump_dir: str | PathLike[str] | None = None,
     verify: bool = True,
+    inputs: "Mapping[str, NDArray[Any]] | None" = None,
 ) -> "Package":
     """Compiles an ONNX model for a target and verifies the result against the original.
 
@@ -80,6 +83,7 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
         disabled_passes: passes that shall not run.
         dump_dir: writes the IR after each pass there.
         verify: compares with the original model before the package is written.
+        inputs: arrays by input name to verify with; by default seeded random ones.
 
     Raises:
         ModelError: the file cannot be read or not be compiled correctly.
@@ -100,7 +104,13 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
         disabled_passes,
         Path(dump_dir) if dump_dir else None,
     )
-    return compile_model(request, plugins, Path(output) if output else None, verify=verify)
+    return compile_model(
+        request,
+        plugins,
+        Path(output) if output else None,
+        verify=verify,
+        inputs=None if inputs is None else lambda _specs: inputs,
+    )
 
 
 def load(path: str | PathLike[str]) -> "Package":
