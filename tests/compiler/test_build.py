@@ -8,15 +8,16 @@ from tvmopt.compiler.build import build, lift_weights
 
 
 def module(weight: np.ndarray, scale: float) -> tvm.IRModule:
-    """`relu(x @ weight) * scale + bias` where bias is small."""
+    """`x @ weight @ weight * scale`."""
     builder = relax.BlockBuilder()
     x = relax.Var("x", relax.TensorType((2, weight.shape[0]), "float32"))
     constant = relax.const(weight)
-    with builder.function("main", [x]), builder.dataflow():
-        product = builder.emit(relax.op.matmul(x, constant))
-        again = builder.emit(relax.op.matmul(product, constant))
-        scaled = builder.emit(relax.op.multiply(again, relax.const(np.float32(scale))))
-        out = builder.emit_output(scaled)
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            product = builder.emit(relax.op.matmul(x, constant))
+            again = builder.emit(relax.op.matmul(product, constant))
+            scaled = builder.emit(relax.op.multiply(again, relax.const(np.float32(scale))))
+            out = builder.emit_output(scaled)
         builder.emit_func_output(out)
     return builder.get()
 

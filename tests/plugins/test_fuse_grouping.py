@@ -83,7 +83,8 @@ def graphs(draw: st.DrawFn) -> list[Node]:
     nodes: list[Node] = []
     for index in range(count):
         kind = draw(st.sampled_from(list(Kind)))
-        inputs = draw(st.lists(st.integers(0, index - 1), max_size=2)) if index else []
+        most = 1 if kind in (M, R) else 2  # what moves elements has one operand
+        inputs = draw(st.lists(st.integers(0, index - 1), max_size=most)) if index else []
         nodes.append(Node(kind, inputs, escapes=draw(st.booleans())))
     return nodes
 
