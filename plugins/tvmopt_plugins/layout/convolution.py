@@ -228,10 +228,11 @@ def _interleave(
     batch, blocks, _, _, block = (int(dim) for dim in stacked.shape)
     per_phase = blocks // (strides[0] * strides[1])
 
-    def read(n: tirx.Expr, c: tirx.Expr, y: tirx.Expr, x: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    def read(n: tirx.Expr, c: tirx.Expr, y: tirx.Expr, x: tirx.Expr, b: tirx.Expr) -> Any:
         down, right = y + begin[0], x + begin[1]
         phase = tirx.floormod(down, strides[0]) * strides[1] + tirx.floormod(right, strides[1])
         row, column = tirx.floordiv(down, strides[0]), tirx.floordiv(right, strides[1])
         return stacked[n, phase * per_phase + c, row, column, b]
 
-    return te.compute((batch, per_phase, *size, block), read, name="interleave")
+    woven: Any = te.compute((batch, per_phase, *size, block), read, name="interleave")
+    return woven

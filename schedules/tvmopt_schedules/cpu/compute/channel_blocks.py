@@ -1,5 +1,7 @@
 """The ways into the blocked layout `[N, ceil(C / b), H, W, b]` and out of it."""
 
+from typing import Any
+
 from tvm import te, tirx
 
 
@@ -12,7 +14,7 @@ def split_channels(data: te.Tensor, block: int) -> te.Tensor:
     """`[N, C, H, W]` in blocks of `block` channels; the last one is filled up with zeros."""
     batch, channels, height, width = (int(dim) for dim in data.shape)
 
-    def read(n: tirx.Expr, c: tirx.Expr, y: tirx.Expr, x: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    def read(n: tirx.Expr, c: tirx.Expr, y: tirx.Expr, x: tirx.Expr, b: tirx.Expr) -> Any:
         channel = c * block + b
         if channels % block == 0:
             return data[n, channel, y, x]
@@ -20,14 +22,16 @@ def split_channels(data: te.Tensor, block: int) -> te.Tensor:
         return tirx.if_then_else(channel < channels, data[n, channel, y, x], zero)
 
     shape = (batch, blocks_of(channels, block), height, width, block)
-    return te.compute(shape, read, name="split_channels")
+    result: Any = te.compute(shape, read, name="split_channels")
+    return result
 
 
 def join_channels(data: te.Tensor, channels: int) -> te.Tensor:
     """A blocked image as `[N, channels, H, W]`; what the last block holds beyond is dropped."""
     batch, _, height, width, block = (int(dim) for dim in data.shape)
-    return te.compute(
+    result: Any = te.compute(
         (batch, channels, height, width),
         lambda n, c, y, x: data[n, tirx.floordiv(c, block), y, x, tirx.floormod(c, block)],
         name="join_channels",
     )
+    return result

@@ -8,6 +8,7 @@ Layouts, with `b` channels of a block as the innermost dimension (one vector reg
 """
 
 from math import gcd
+from typing import Any
 
 from tvm import te, tirx
 
@@ -46,7 +47,7 @@ def conv2d_nchwc(
     padded = pad_image(data, window)
     ic = te.reduce_axis((0, group_in), "ic")
 
-    def read(n: tirx.Expr, oc: tirx.Expr, y: tirx.Expr, x: tirx.Expr) -> tirx.Expr:
+    def read(n: Any, oc: Any, y: Any, x: Any) -> Any:
         channel = ic if groups == 1 else tirx.floordiv(oc, out_blocks // groups) * group_in + ic
         if len(padded.shape) == 4:
             return padded[n, channel, y, x]
@@ -54,7 +55,7 @@ def conv2d_nchwc(
         return padded[n, tirx.floordiv(channel, block_in), y, x, tirx.floormod(channel, block_in)]
 
     if window.is_pointwise:
-        pixels = te.compute(
+        pixels: Any = te.compute(
             (batch, out_blocks, out_h * out_w, block),
             lambda n, oc, p, ob: te.sum(
                 read(n, oc, tirx.floordiv(p, out_w), tirx.floormod(p, out_w))
@@ -64,15 +65,16 @@ def conv2d_nchwc(
             name=CONV2D,
             attrs={OP_ANNOTATION: CONV2D_PIXELS, GROUPS: groups},
         )
-        return te.compute(
+        rows: Any = te.compute(
             (batch, out_blocks, out_h, out_w, block),
             lambda n, oc, y, x, ob: pixels[n, oc, y * out_w + x, ob],
             name="rows",
         )
+        return rows
     (stride_h, stride_w), (dilation_h, dilation_w) = window.strides, window.dilation
     kh = te.reduce_axis((0, kernel_h), "kh")
     kw = te.reduce_axis((0, kernel_w), "kw")
-    return te.compute(
+    result: Any = te.compute(
         (batch, out_blocks, out_h, out_w, block),
         lambda n, oc, y, x, ob: te.sum(
             read(n, oc, y * stride_h + kh * dilation_h, x * stride_w + kw * dilation_w)
@@ -82,3 +84,4 @@ def conv2d_nchwc(
         name=CONV2D,
         attrs={OP_ANNOTATION: CONV2D, GROUPS: groups},
     )
+    return result

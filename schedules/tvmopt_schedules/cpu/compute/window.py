@@ -5,6 +5,7 @@ Images are `[N, ceil(C / b), H, W, b]`; what the last block holds beyond `C` nev
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tvm import te, tirx
 
@@ -49,7 +50,7 @@ def depthwise_nchwc(data: te.Tensor, weight: te.Tensor, window: Window) -> te.Te
     """Convolution of each channel with a kernel of its own; `weight` is `[C / b, KH, KW, b]`."""
     padded = pad_image(data, window)
     kh, kw = _axes(window)
-    return te.compute(
+    result: Any = te.compute(
         _shape(data, window),
         lambda n, c, y, x, b: te.sum(
             padded(n, c, *_place(window, (y, x), (kh, kw)), b) * weight[c, kh, kw, b],
@@ -58,6 +59,7 @@ def depthwise_nchwc(data: te.Tensor, weight: te.Tensor, window: Window) -> te.Te
         name="depthwise_nchwc",
         attrs={OP_ANNOTATION: WINDOW},
     )
+    return result
 
 
 def max_pool_nchwc(data: te.Tensor, window: Window) -> te.Tensor:
@@ -65,7 +67,7 @@ def max_pool_nchwc(data: te.Tensor, window: Window) -> te.Tensor:
     lowest = float(te.min_value(str(data.dtype)))
     padded = pad_image(data, window, lowest)
     kh, kw = _axes(window)
-    return te.compute(
+    result: Any = te.compute(
         _shape(data, window),
         lambda n, c, y, x, b: te.max(
             padded(n, c, *_place(window, (y, x), (kh, kw)), b), axis=[kh, kw]
@@ -73,13 +75,14 @@ def max_pool_nchwc(data: te.Tensor, window: Window) -> te.Tensor:
         name="max_pool_nchwc",
         attrs={OP_ANNOTATION: WINDOW},
     )
+    return result
 
 
 def sum_pool_nchwc(data: te.Tensor, window: Window) -> te.Tensor:
     """The sum over each window."""
     padded = pad_image(data, window)
     kh, kw = _axes(window)
-    return te.compute(
+    result: Any = te.compute(
         _shape(data, window),
         lambda n, c, y, x, b: te.sum(
             padded(n, c, *_place(window, (y, x), (kh, kw)), b), axis=[kh, kw]
@@ -87,6 +90,7 @@ def sum_pool_nchwc(data: te.Tensor, window: Window) -> te.Tensor:
         name="sum_pool_nchwc",
         attrs={OP_ANNOTATION: WINDOW},
     )
+    return result
 
 
 def avg_pool_nchwc(data: te.Tensor, window: Window, scale: te.Tensor | float) -> te.Tensor:
@@ -103,7 +107,8 @@ def avg_pool_nchwc(data: te.Tensor, window: Window, scale: te.Tensor | float) ->
         factor = tirx.const(scale, data.dtype) if isinstance(scale, float) else scale[y, x]
         return total[n, c, y, x, b] * factor
 
-    return te.compute(total.shape, mean, name="mean")
+    result: Any = te.compute(total.shape, mean, name="mean")
+    return result
 
 
 def _axes(window: Window) -> tuple[tirx.IterVar, tirx.IterVar]:
@@ -135,4 +140,5 @@ def pad_image(data: te.Tensor, window: Window, value: float = 0.0) -> te.Tensor:
         inside = tirx.all(y >= top, y < height + top, x >= left, x < width + left)
         return tirx.if_then_else(inside, data(n, c, y - top, x - left, *b), fill)
 
-    return te.compute(shape, read, name="data_pad")
+    result: Any = te.compute(shape, read, name="data_pad")
+    return result
