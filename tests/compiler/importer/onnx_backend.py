@@ -191,7 +191,7 @@ def run_case(case: Case) -> tuple[Outcome, str]:
     return "pass", ""
 
 
-def run_cases(chosen: list[Case], seconds: float = 20) -> dict[str, tuple[Outcome, str]]:
+def run_cases(chosen: list[Case], seconds: float = 60) -> dict[str, tuple[Outcome, str]]:
     """Runs cases in one forked child after another; a crash or hang costs only its own case."""
     results: dict[str, tuple[Outcome, str]] = {}
     todo = list(chosen)

@@ -377,3 +377,32 @@ def test_constant_index_out_of_range_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match=r"node 'pick' .*out of range"):
         imported(proto, tmp_path)
+
+
+def test_empty_region_and_empty_axes_are_no_data(tmp_path: Path) -> None:
+    """Constants without elements that only say "none", as exporters write them."""
+    proto = model(
+        [
+            node("Resize", ["x", "roi", "scales"], ["a"], mode="nearest"),
+            node("ReduceSum", ["a", "axes"], ["y"]),
+        ],
+        [value("x", [1, 1, 2, 2])],
+        [value("y", None)],
+        {
+            "roi": np.zeros(0, np.float32),
+            "scales": np.array([1, 1, 2, 2], np.float32),
+            "axes": np.zeros(0, np.int64),
+        },
+        opset=13,
+    )
+    assert_like_reference(proto, tmp_path, {"x": floats(1, 1, 2, 2)})
+
+
+def test_an_empty_part_of_a_split_is_dropped_by_concat(tmp_path: Path) -> None:
+    proto = model(
+        [node("Split", ["x", "s"], ["a", "b"], axis=1), node("Concat", ["b", "a"], ["y"], axis=1)],
+        [value("x", [2, 3])],
+        [value("y", [2, 3])],
+        {"s": np.array([3, 0])},
+    )
+    assert_like_reference(proto, tmp_path, {"x": floats(2, 3)})

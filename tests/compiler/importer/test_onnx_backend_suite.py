@@ -17,7 +17,7 @@ from onnx_backend import cases, run_cases
 STRIDE = 20
 
 ALL_PASSING = 0.88
-"""Share of all cases that pass; 1421 of 1607 with onnx 1.23.2."""
+"""Share of all cases that pass; 1419 of 1607 with onnx 1.23.2."""
 
 ROUNDED = {
     # one unit in the last place of float16, 1e-3, exceeds the suite's tolerance: the intermediate
@@ -28,9 +28,9 @@ ROUNDED = {
     "test_attention_4d_gqa_with_past_and_present_fp16",
     "test_causal_conv_with_state_silu_fp16",
     # log(1 + e) for e of 1e-5 has 3 digits in float32; Mish itself avoids it, its definition not
-    "test_mish",
+    "test_mish_expanded",
 }
-"""Known departures, without `_expanded`; each is a rounding, and each has its reason."""
+"""Known departures, by name with or without `_expanded`; each is a rounding with its reason."""
 
 
 def check(chosen_stride: int) -> float:
@@ -42,7 +42,8 @@ def check(chosen_stride: int) -> float:
     bad = {
         name: f"{outcome}: {detail}"
         for name, (outcome, detail) in results.items()
-        if outcome not in ("pass", "refused") and name.removesuffix("_expanded") not in ROUNDED
+        if outcome not in ("pass", "refused")
+        and not ROUNDED & {name, name.removesuffix("_expanded")}
     }
     assert not bad
     return counts["pass"] / len(results)

@@ -49,6 +49,7 @@ class _Builder:
         self.bindings: list[relax.Binding] = []
         self.blocks = relax.BlockBuilder()
         self.readers = _readers(draft.graph)
+        self.empty: set[str] = set()
 
     def build(self) -> Built:
         graph = self.draft.graph
@@ -144,10 +145,13 @@ class _Builder:
         for name, result in zip(proto.output, results, strict=False):
             if name:
                 self.values[name] = self._checked(node, name, _replace(result, renamed))
+                if 0 in shape_of(self.values[name]):
+                    self.empty.add(name)
 
     def _without_empty(self, node: Node, results: list[Expr]) -> list[Expr]:
         """Values without elements become constants: only `Concat`, which drops them, reads them."""
-        reads_empty = any(item is not None and 0 in shape_of(item) for item in node.inputs)
+        # constants are something else: empty lists of axes, an empty region of interest
+        reads_empty = any(name in self.empty for name in node.proto.input)
         if reads_empty and node.proto.op_type != "Concat":
             for result in results:
                 if 0 not in shape_of(result):
