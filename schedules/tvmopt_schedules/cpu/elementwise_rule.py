@@ -1,12 +1,12 @@
 """Kernels that only map elements: one pass over memory, flat loops, whole vectors."""
 
-from math import prod
+from math import lcm, prod
 from typing import ClassVar
 
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from tvmopt_schedules.cpu.conditions import breaks, period
+from tvmopt_schedules.cpu.conditions import breaks, conditions, period
 from tvmopt_schedules.cpu.guarded_rule import GuardedRule
 from tvmopt_schedules.cpu.lanes import BREAKS, LANES, vectorize_annotated
 from tvmopt_schedules.cpu.loops import (
@@ -64,8 +64,12 @@ def map_elements(sch: s_tir.Schedule, block: SBlockRV, machine: Machine) -> None
     if length is not None and length >= machine.lanes // 2:
         around, inner = sch.split(inner, [None, length])
         outer.append(around)
+    lanes = lanes_for(sch, block, machine.lanes)
+    if outer and joins_short(sch, block, outer[-1], inner, lanes):
+        lanes = lcm(lanes, extent(sch, inner) or 1)
+        inner = sch.fuse(outer.pop(), inner)
     outer = tile_transpose(sch, block, outer, inner)
-    sch.annotate(inner, LANES, lanes_for(sch, block, machine.lanes))
+    sch.annotate(inner, LANES, lanes)
     cuts = breaks(sch, block, inner)
     if 0 < len(cuts) <= MOST_CUTS:
         sch.annotate(inner, BREAKS, cuts)
@@ -76,6 +80,25 @@ def map_elements(sch: s_tir.Schedule, block: SBlockRV, machine: Machine) -> None
             attempt(sch.parallel, fuse(sch, spread))
         else:
             attempt(sch.parallel, inner if cut is None else outer[cut])
+
+
+def joins_short(
+    sch: s_tir.Schedule, block: SBlockRV, outer: LoopRV, inner: LoopRV, lanes: int
+) -> bool:
+    """Whether a loop that is too short for a vector should be fused with the one around it.
+
+    `y[i, c] = x[i, c] * s[c]` with three channels repeats after 3 * lanes elements: a vector of
+    that many has the same `s` in every iteration, which is loaded once.
+    """
+    size = extent(sch, inner) or 1
+    if not 1 < size < lanes // 2:
+        return False
+    deciding = conditions(sch, block).deciding
+    if any(sch.get(loop).loop_var in deciding for loop in (outer, inner)):
+        return False
+    strides = Strides(sch, block)
+    written = [strides.along(loop)[-1] for loop in (outer, inner)]
+    return written == [size, 1] and (extent(sch, outer) or 1) * size >= lanes
 
 
 def cut_outer(sch: s_tir.Schedule, block: SBlockRV, outer: list[LoopRV]) -> int | None:
@@ -120,5 +143,6 @@ def tile_transpose(
     if tile < 4:
         return outer
     around, inside = sch.split(outer[index], [None, tile])
-    sch.reorder(*outer[index + 1 :], inside, inner)
+    # Vectors of `inner` end up inside `inside`: the tile is one vector wide.
+    sch.reorder(*outer[index + 1 :], inner, inside)
     return [*outer[:index], around, *outer[index + 1 :]]

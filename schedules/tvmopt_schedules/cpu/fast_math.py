@@ -11,6 +11,7 @@ whole range of float32, as `tests/schedules/cpu/test_fast_math.py` measures them
     log      2 ulp
     erf      6 ulp, tanh 6 ulp: 3.6e-7 absolute where the result is near 1
     pow      only with a constant exponent: 2, 3, 4, 0.5, -0.5, -1, -2 (2 ulp)
+    nearbyint, to which relax.round lowers: exact
 
 NaN gives NaN; infinities give the limits. Only float32 is rewritten.
 """
@@ -20,6 +21,8 @@ from typing import Any
 
 import tvm_ffi
 from tvm import ir, tirx
+
+from tvmopt_schedules.cpu.nested_math import contains, hold_nested
 
 Unary = Callable[[Any], Any]
 
@@ -93,17 +96,24 @@ def expand_math(func: tirx.PrimFunc) -> tirx.PrimFunc:
     Run it when the schedule is done: every occurrence gets variables of its own, so that nothing
     may be inlined any more.
     """
-    return tvm_ffi.structural_map(func, [(ir.Call, _expand_call)])
+    held = hold_nested(func, _is_expanded)
+    return tvm_ffi.structural_map(held, [(ir.Call, _expand_call)], order="pre")
+
+
+def _is_expanded(call: ir.Call) -> bool:
+    return isinstance(call.op, ir.Op) and call.op.name in _EXPANSIONS and _is_float32(call)
 
 
 def _expand_call(call: ir.Call) -> Any:
     name = call.op.name if isinstance(call.op, ir.Op) else ""
     if name == "tirx.pow" and _is_float32(call):
         return _power(call)
-    expand = _EXPANSIONS.get(name)
-    if expand is None or not _is_float32(call):
+    if name == "tirx.nearbyint" and _is_float32(call):
+        return _bind("x", call.args[0], round_to_even)
+    # What still has another one inside (see nested_math) stays a call.
+    if not _is_expanded(call) or contains(call.args[0], _is_expanded):
         return call
-    return expand(call.args[0])
+    return _EXPANSIONS[call.op.name](call.args[0])
 
 
 def _is_float32(expr: Any) -> bool:
@@ -223,6 +233,14 @@ def log(x: Any) -> Any:
         return body
 
     return _bind("x", x, special)
+
+
+def round_to_even(x: Any) -> Any:
+    """The nearest integer, halves to even, without the sign of zero; TVM's own is scalar code."""
+    # TVM would simplify `x + c - c`.
+    rounded = tirx.op.fma(x, _f32(1.0), _f32(_ROUND)) - _f32(_ROUND)
+    is_fraction = tirx.all(x > _f32(-(2.0**22)), x < _f32(2.0**22))
+    return tirx.Select(is_fraction, rounded, x)
 
 
 def _power(call: ir.Call) -> Any:

@@ -9,6 +9,7 @@ loop over rows, and every other block is computed inside it. Two forms:
   same position of neighbouring rows.
 """
 
+from math import prod
 from typing import Any, ClassVar
 
 from tvm import s_tir, tirx
@@ -74,7 +75,8 @@ def _schedule(sch: s_tir.Schedule, machine: Machine) -> bool:
     blocks = leaf_blocks(sch)
     total = sum(work(sch, block) for block in blocks)
     *before, last = blocks
-    across = _is_kept_innermost(sch, next(b for b in blocks if is_reduction(sch, b)))
+    first = next(block for block in blocks if is_reduction(sch, block))
+    across = _goes_across(sch, first, machine.lanes)
     loops = list(sch.get_loops(last))
     selecting = _row_vars(sch, last)
     rows = [loop for loop in loops if sch.get(loop).loop_var in selecting]
@@ -132,10 +134,18 @@ def leaf_blocks_inside(sch: s_tir.Schedule, loop: LoopRV) -> list[SBlockRV]:
     return list(sch.get_child_blocks(loop))
 
 
-def _is_kept_innermost(sch: s_tir.Schedule, block: SBlockRV) -> bool:
-    """Whether neighbouring elements of the reduced tensor belong to different rows."""
+def _goes_across(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> bool:
+    """Whether the lanes of a vector should be neighbouring rows, not elements of one row.
+
+    So where neighbouring elements of the tensor belong to different rows, and where a row is too
+    short to fill half a vector.
+    """
     strides = Strides(sch, block)
     free, reduced = split_axes(sch, block)
+    length = prod(extent(sch, loop) or 1 for loop in reduced)
+    rows = prod(extent(sch, loop) or 1 for loop in free)
+    if length < lanes // 2 and rows >= lanes:
+        return True
     for loop in reversed(reduced):
         if extent(sch, loop) != 1 and 1 in strides.along(loop):
             return False
@@ -187,7 +197,7 @@ def _vectorize_across(
 def reduce_rows(sch: s_tir.Schedule, block: SBlockRV, machine: Machine) -> None:
     """Schedules a reduction that stands alone."""
     is_big = work(sch, block) >= PARALLEL_WORK
-    across = _is_kept_innermost(sch, block)
+    across = _goes_across(sch, block, machine.lanes)
     free, reduced = split_axes(sch, block)
     if free:
         sch.reorder(*free, *reduced)

@@ -125,3 +125,29 @@ def test_fused_activation_calls_no_libm_function(op: str, device: str) -> None:
     assert made.kernels == 1
     assert not called & {"expf", "erff", "tanhf", "logf", "exp", "erf", "tanh", "log"}
     assert re.search(r"vfmadd\w+ps.*%[yz]mm", made.assembly)
+
+
+def test_round_takes_halves_to_even() -> None:
+    x = np.concatenate(
+        [np.arange(-40, 40) / 4, [2.0**22 - 0.5, 2.0**22 + 1, 1e30, np.inf, -np.inf, np.nan, 0, -7]]
+    ).astype(np.float32)
+    np.testing.assert_array_equal(_evaluate(tvm.tirx.nearbyint, x), np.round(x))
+
+
+@pytest.mark.parametrize("length", [64, 67])
+def test_transcendental_of_a_transcendental(length: int, device: str) -> None:
+    """Mish and its like; bound to variables, this took TVM minutes to compile."""
+
+    def emit(bb: relax.BlockBuilder, v: list[relax.Var]) -> relax.Expr:
+        soft_plus = bb.emit(
+            relax.op.log(
+                bb.emit(relax.op.add(relax.const(1.0, "float32"), bb.emit(relax.op.exp(v[0]))))
+            )
+        )
+        return relax.op.multiply(v[0], bb.emit(relax.op.tanh(soft_plus)))
+
+    x = np.random.default_rng(0).standard_normal((3, length)).astype("float32")
+    made = compile_relax(device, [(x.shape, "float32")], emit)
+    exact = x * np.tanh(np.log1p(np.exp(x.astype(np.float64))))
+    np.testing.assert_allclose(made.run(x)[0], exact, rtol=1e-5, atol=1e-6)
+    assert not re.search(r"\b(expf|logf|tanhf)\b", made.assembly)
