@@ -66,12 +66,15 @@ def _changes(comparison: Any, var: Any) -> Iterator[int]:
     if linear is None:
         return
     factor, constant = linear
+    strict = isinstance(comparison, (tirx.LT, tirx.GE))  # changes where the difference reaches 0
     if factor < 0:
-        factor, constant = -factor, -constant
-    # factor * var + constant is negative before `zero`, and 0 at most there.
-    zero = -(constant // factor)
-    yield zero
-    if constant % factor == 0:
+        factor, constant, strict = -factor, -constant, not strict
+    zero = -(constant // factor)  # the first iteration with factor * var + constant >= 0
+    reaches_zero = constant % factor == 0
+    is_equality = isinstance(comparison, (tirx.EQ, tirx.NE))
+    if is_equality or strict or not reaches_zero:
+        yield zero
+    if reaches_zero and (is_equality or not strict):
         yield zero + 1
 
 
