@@ -1,0 +1,1 @@
+"""Operator definitions in TE: what a kernel computes, in the layout its schedule rule wants."""
