@@ -53,5 +53,10 @@ def test_a_hint_survives_the_narrowing_of_indices() -> None:
     mod = tirx.transform.FlattenBuffer()(run(_hints_into_loops, mod))
     mod = run(_hints_around_loops, tirx.transform.NarrowDataType(32)(mod))
     after = tirx.transform.StmtSimplify()(s_tir.transform.LoopPartition()(mod))
-    assert "if " in mod["main"].script()
-    assert "if " not in after["main"].script()
+    # Whole tiles have no condition left; the last one has, but not on which tile it is.
+    assert any("i_0" in line for line in _conditions(mod))
+    assert not any("i_0" in line for line in _conditions(after))
+
+
+def _conditions(mod: Any) -> list[str]:
+    return [line.strip() for line in mod["main"].script().splitlines() if "if " in line]
