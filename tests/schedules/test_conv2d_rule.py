@@ -256,6 +256,13 @@ def test_the_inner_loop_multiplies_in_registers(device: str) -> None:
     assert not [line for line in between if re.search(r"vmov[au]ps\s+%[yz]mm\d+, .*\(", line)]
 
 
+def test_large_weights_are_asked_for_ahead(device: str) -> None:
+    large = _check(device, Case(256, 256, 4, 4, padding=(1, 1, 1, 1)))
+    small = _check(device, Case(16, 16, 4, 4, padding=(1, 1, 1, 1)))
+    assert "prefetch" in large.assembly
+    assert "prefetch" not in small.assembly
+
+
 def _shape(rows: int, pixels: int, blocks: int, reduction: int) -> ConvShape:
     return ConvShape(
         rows=rows,
