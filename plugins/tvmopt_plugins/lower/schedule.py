@@ -116,18 +116,23 @@ def _tensors(ty: tvm.ir.Type) -> list[relax.TensorType]:
     return [ty] if isinstance(ty, relax.TensorType) else []
 
 
-def _shape(ty: relax.TensorType) -> list[int]:
-    return [int(dim) for dim in ty.shape.values]
-
-
 def _size_bytes(ty: relax.TensorType) -> int:
-    return prod(_shape(ty)) * ((tvm.DataType(ty.dtype).bits + 7) // 8)
+    """Size of a tensor; 0 where it depends on the data."""
+    shape = ty.shape.values if isinstance(ty.shape, relax.ShapeExpr) else [None]
+    if not all(isinstance(dim, tirx.IntImm) for dim in shape):
+        return 0
+    return prod(int(dim) for dim in shape) * ((tvm.DataType(ty.dtype).bits + 7) // 8)
 
 
 def _describe(ty: relax.TensorType) -> str:
-    return f"{ty.dtype}{_shape(ty)}"
+    shape = ty.shape.values if isinstance(ty.shape, relax.ShapeExpr) else ["?"]
+    return f"{ty.dtype}[{', '.join(_dim(dim) for dim in shape)}]"
 
 
 def _op_name(kernel: str) -> str:
     """The operators of a kernel by its name: `conv2d3__add__relu1` gives `conv2d+add+relu`."""
     return "+".join(part.rstrip("0123456789_") for part in kernel.split("__"))
+
+
+def _dim(dim: object) -> str:
+    return str(int(dim)) if isinstance(dim, tirx.IntImm) else str(dim)
