@@ -6,6 +6,7 @@ from tvmopt_schedules.cpu.machine import Machine
 
 _FMA_LATENCY = 4  # cycles; two FMA units
 _L2_BYTES_PER_CYCLE = 32.0
+_L3_BYTES_PER_CYCLE = 4.0
 _LOADS_PER_CYCLE = 1.6  # two ports, shared with what feeds the caches
 _MOST_PIXELS = 28
 _MOST_BLOCKS = 8
@@ -60,7 +61,7 @@ def conv_tile(machine: Machine, shape: ConvShape) -> ConvTile:
 
     Per step of the reduction a tile of P pixels and B blocks costs the longest of P B / 2 (FMAs,
     two a cycle), (P + B) / 1.6 (loads, two a cycle at best), the FMA's latency, and the way of B
-    weight vectors from the level-2 cache where a tile's weights do not stay in the level-1 cache.
+    weight vectors from the level-2 cache, or from beyond, where a tile's weights stay in no nearer.
     Pixels that remain at the end of a row get a tile of their own width.
     """
     tiles = [
@@ -102,13 +103,18 @@ def _parts(extent: int, size: int) -> list[tuple[int, int]]:
 
 def _cycles(machine: Machine, shape: ConvShape, pixels: int, blocks: int) -> float:
     vector = machine.lanes * 4
-    resident = shape.reduction * blocks * vector <= machine.l1_bytes * 3 // 4
+    tile_bytes = shape.reduction * blocks * vector
+    stream = 0.0
+    if tile_bytes > machine.l1_bytes * 3 // 4:
+        # This tile's weights and the next one's, which are asked for ahead, share the cache.
+        near = 2 * tile_bytes <= machine.l2_bytes * 3 // 4
+        stream = blocks * vector / (_L2_BYTES_PER_CYCLE if near else _L3_BYTES_PER_CYCLE)
     return (
         max(
             pixels * blocks / 2,
             (pixels + blocks) / _LOADS_PER_CYCLE,
             _FMA_LATENCY,
-            0.0 if resident else blocks * vector / _L2_BYTES_PER_CYCLE,
+            stream,
         )
         + 0.5
         + _TILE_OVERHEAD / shape.reduction
