@@ -247,3 +247,19 @@ def test_activation_between_keeps_the_factor_out(check) -> None:
         return [emit(op.multiply(y, normal(1, 4, 1, 1)), "scale")]
 
     assert check.leaves(FoldBatchNorm(), module(body, IMAGE)) == []
+
+
+def test_double_precision_stays_double(check, ops) -> None:
+    def double(*shape: int) -> relax.Expr:
+        return relax.const(RNG.standard_normal(shape), "float64")
+
+    bb = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((4, 8), "float64"))
+    with bb.function("main", [x]):
+        with bb.dataflow():
+            y = bb.emit(op.add(bb.emit(op.matmul(x, double(8, 6))), double(6)))
+            y = bb.emit_output(op.add(bb.emit(op.multiply(y, double(6))), double(6)))
+        bb.emit_func_output(y)
+    # At most a dozen roundings of 2^-53 more or less, of sums of 8 products near 1.
+    after = check(FoldBatchNorm(), bb.get(), rtol=1e-13, atol=1e-13)
+    assert ops(after) == ["matmul", "add"]

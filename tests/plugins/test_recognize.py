@@ -96,6 +96,27 @@ def test_layer_norm_over_channels_stays_and_the_remark_says_why(check) -> None:
     )
 
 
+def test_mean_that_broadcasts_along_another_axis_is_no_layer_norm(check, ops) -> None:
+    def body(emit, x):
+        d = emit(op.subtract(x, emit(op.mean(x, [-1]))))  # [4, 4] - [4]: from each column
+        return divided(emit, d, variance(emit, d, [-1]))
+
+    after = check(RecognizePatterns(), module(body, (4, 4)), rtol=ROUNDINGS, atol=ROUNDINGS)
+    assert ops(after) == ["mean", "subtract", "nn.rms_norm"]
+    (remark,) = check.missed()
+    assert remark.endswith("the mean without keepdims broadcasts along another axis")
+
+
+def test_scale_that_adds_an_axis_stays_outside(check, ops) -> None:
+    def body(emit, x):
+        d = centred(emit, x, [-1])
+        y = emit(op.multiply(divided(emit, d, variance(emit, d, [-1])), normal(1, 1, 8)))
+        return op.add(y, normal(1, 1, 8))
+
+    after = check(RecognizePatterns(), module(body, (4, 8)), rtol=ROUNDINGS, atol=ROUNDINGS)
+    assert ops(after) == ["nn.layer_norm", "multiply", "add"]
+
+
 def test_norm_of_the_whole_tensor_stays(check) -> None:
     def body(emit, x):
         return divided(emit, x, variance(emit, x, [0, 1]))
@@ -146,6 +167,18 @@ def test_softmax(with_maximum, check) -> None:
 
     expected = module(lambda emit, x: op.nn.softmax(x, 1), (4, 8))
     check(RecognizePatterns(), module(body, (4, 8)), expected, rtol=ROUNDINGS)
+
+
+def test_maximum_that_broadcasts_along_another_axis_stays_a_shift(check, ops) -> None:
+    def body(emit, x):
+        x = emit(op.subtract(x, emit(op.max(x, [-1]))))  # [4, 4] - [4]: from each column
+        power = emit(op.exp(x))
+        return op.divide(power, emit(op.sum(power, [-1], keepdims=True)))
+
+    after = check(RecognizePatterns(), module(body, (4, 4)), rtol=ROUNDINGS)
+    assert ops(after) == ["max", "subtract", "nn.softmax"]
+    (remark,) = check.missed()
+    assert remark.endswith("maximum without keepdims: kept as a shift")
 
 
 def test_sum_over_two_axes_is_no_softmax_and_the_remark_says_so(check) -> None:

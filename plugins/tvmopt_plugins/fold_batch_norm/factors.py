@@ -129,7 +129,7 @@ def _scaled(data: relax.Expr, factor: _Array, weighted: str, graph: Graph) -> re
         assert shift is not None
         product = (shift.astype("float64") * _fitted(factor, shift)).astype(shift.dtype)
         inner = graph.emit(_scaled(before, factor, weighted, graph), name)
-        return relax.op.add(inner, relax.const(product))
+        return relax.op.add(inner, relax.const(product, dtype_of(source.args[1])))
     if is_op(source, "relax.permute_dims"):
         factor = _untransposed(source, factor)
         inner = graph.emit(_scaled(before, factor, weighted, graph), name)

@@ -3,7 +3,7 @@
 import numpy as np
 from tvm import relax
 
-from tvmopt.rewriting import Graph, constant_value, is_op, shape_of
+from tvmopt.rewriting import Graph, constant_value, dtype_of, is_op, shape_of
 from tvmopt_plugins.fold_batch_norm.factors import WEIGHTED
 
 
@@ -27,4 +27,4 @@ def merge_shifts(value: relax.Expr, graph: Graph) -> relax.Expr | None:
     if both.size > max(inner_shift.size, outer_shift.size):
         return None  # [C, 1] and [W] would become [C, W]
     graph.absorb(value.args[0])
-    return relax.op.add(data, relax.const(both))
+    return relax.op.add(data, relax.const(both, dtype_of(value)))

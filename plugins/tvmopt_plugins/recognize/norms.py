@@ -31,6 +31,9 @@ def recognize_layer_norm(value: relax.Expr, graph: Graph) -> relax.Expr | None:
     data, mean = difference.args[0], graph.producer(difference.args[1])
     if not is_op(mean, "relax.mean") or not mean.args[0].same_as(data):
         return None
+    if not attrs_of(mean).keepdims:
+        graph.missed("no layer norm: the mean without keepdims broadcasts along another axis")
+        return None
     if _mean_axes(mean) != axes:
         graph.missed(
             f"no layer norm: the mean runs over axes {_mean_axes(mean)}, the square over {axes}"
@@ -65,7 +68,7 @@ def take_in_scale(value: relax.Expr, graph: Graph) -> relax.Expr | None:
     norm, scale = graph.producer(value.args[0]), constant_value(value.args[1])
     if scale is None or not is_op(norm, "relax.nn.layer_norm", "relax.nn.rms_norm"):
         return None
-    fitted = _fitted(scale, norm)
+    fitted = _fitted(scale, norm) if shape_of(norm) == shape_of(value) else None
     if fitted is None or scalar_value(norm.args[1]) != 1:
         return None
     if is_op(norm, "relax.nn.layer_norm") and scalar_value(norm.args[2]) != 0:
@@ -82,7 +85,7 @@ def take_in_shift(value: relax.Expr, graph: Graph) -> relax.Expr | None:
     norm, shift = graph.producer(value.args[0]), constant_value(value.args[1])
     if shift is None or not is_op(norm, "relax.nn.layer_norm"):
         return None
-    fitted = _fitted(shift, norm)
+    fitted = _fitted(shift, norm) if shape_of(norm) == shape_of(value) else None
     if fitted is None or scalar_value(norm.args[2]) != 0:
         return None
     args = [*norm.args[:2], relax.const(fitted, dtype_of(norm.args[2]))]

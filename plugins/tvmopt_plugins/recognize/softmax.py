@@ -27,7 +27,10 @@ def recognize_softmax(value: relax.Expr, graph: Graph) -> relax.Expr | None:
     if is_op(difference, "relax.subtract"):
         largest = graph.producer(difference.args[1])
         if is_op(largest, "relax.max") and largest.args[0].same_as(difference.args[0]):
-            if _axes(largest) == axes:
+            if not attrs_of(largest).keepdims:
+                # Without its axis the maximum broadcasts along another one.
+                graph.missed("maximum without keepdims: kept as a shift")
+            elif _axes(largest) == axes:
                 data = difference.args[0]
             else:
                 # Any shift that is constant along the sum's axis cancels; this one is not.

@@ -1,1 +1,1 @@
-"""What all CPUs with vector registers share, with their registers, lanes and caches as parameters."""
+"""What all CPUs with vector registers share; their registers, lanes and caches are parameters."""

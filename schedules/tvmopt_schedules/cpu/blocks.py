@@ -14,7 +14,7 @@ class Kernel:
     """The blocks of a fused PrimFunc, by name, in order of execution.
 
     Attributes:
-        before: blocks that the anchor's operands come from (padding, transposes, element-wise work).
+        before: blocks that make the anchor's operands (padding, transposes, element-wise work).
         anchor: the annotated block, or the only one that reduces.
         after: blocks that consume the anchor's result (bias, residual, activation).
     """

@@ -237,10 +237,16 @@ def log(x: Any) -> Any:
 
 def round_to_even(x: Any) -> Any:
     """The nearest integer, halves to even, without the sign of zero; TVM's own is scalar code."""
-    # TVM would simplify `x + c - c`.
-    rounded = tirx.op.fma(x, _f32(1.0), _f32(_ROUND)) - _f32(_ROUND)
-    is_fraction = tirx.all(x > _f32(-(2.0**22)), x < _f32(2.0**22))
-    return tirx.Select(is_fraction, rounded, x)
+    # From 2^23 on, floats are integers; x plus 2^23 of its sign lies where they are.
+    limit = 2.0**23
+    shift = tirx.Select(x < _f32(0.0), _f32(-limit), _f32(limit))
+    is_fraction = tirx.all(x > _f32(-limit), x < _f32(limit))
+
+    def rounded(c: Any) -> Any:
+        # TVM would simplify `x + c - c`.
+        return tirx.Select(is_fraction, tirx.op.fma(x, _f32(1.0), c) - c, x)
+
+    return _bind("shift", shift, rounded)
 
 
 def _power(call: ir.Call) -> Any:

@@ -129,7 +129,13 @@ def test_fused_activation_calls_no_libm_function(op: str, device: str) -> None:
 
 def test_round_takes_halves_to_even() -> None:
     x = np.concatenate(
-        [np.arange(-40, 40) / 4, [2.0**22 - 0.5, 2.0**22 + 1, 1e30, np.inf, -np.inf, np.nan, 0, -7]]
+        [
+            np.arange(-40, 40) / 4,
+            np.arange(-4, 4) / 2 + 2.0**22,  # the last binade but one that has fractions
+            np.arange(-4, 4) / 2 - 2.0**22,
+            np.arange(-4, 4) / 2 + 2.0**23,
+            [2.0**23 - 0.5, 0.5 - 2.0**23, 1e30, np.inf, -np.inf, np.nan, 0, -7],
+        ]
     ).astype(np.float32)
     np.testing.assert_array_equal(_evaluate(tvm.tirx.nearbyint, x), np.round(x))
 
