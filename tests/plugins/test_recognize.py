@@ -117,6 +117,17 @@ def test_scale_that_adds_an_axis_stays_outside(check, ops) -> None:
     assert ops(after) == ["nn.layer_norm", "multiply", "add"]
 
 
+@pytest.mark.parametrize("is_centred", [False, True])
+def test_norm_in_double_precision_stays_and_the_remark_says_why(is_centred, check) -> None:
+    def body(emit, x):
+        d = centred(emit, x, [-1]) if is_centred else x
+        mean = emit(op.mean(emit(op.multiply(d, d)), [-1], keepdims=True))
+        return divided(emit, d, emit(op.add(mean, relax.const(1e-5, "float64"))))
+
+    (remark,) = check.leaves(RecognizePatterns(), module(body, (4, 8), dtype="float64"))
+    assert remark.endswith("no norm: TVM has none of float64, or rounds to float32")
+
+
 def test_norm_of_the_whole_tensor_stays(check) -> None:
     def body(emit, x):
         return divided(emit, x, variance(emit, x, [0, 1]))

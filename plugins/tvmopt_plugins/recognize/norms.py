@@ -16,6 +16,9 @@ from tvmopt.rewriting import (
 )
 
 
+_DTYPES = ("float16", "float32")
+
+
 def recognize_layer_norm(value: relax.Expr, graph: Graph) -> relax.Expr | None:
     """`d / sqrt(mean(d * d) + eps)` with `d = x - mean(x)` is `layer_norm(x)`.
 
@@ -114,6 +117,9 @@ def _divided_by_root_mean_square(
         if not is_op(square, "relax.multiply") or epsilon is None:
             continue
         if all(numerator.same_as(arg) for arg in square.args):
+            if dtype_of(value) not in _DTYPES:
+                graph.missed(f"no norm: TVM has none of {dtype_of(value)}, or rounds to float32")
+                return None
             return numerator, _mean_axes(mean[0]), float(epsilon)
     return None
 
