@@ -15,7 +15,6 @@ from tvmopt.rewriting import (
     shape_of,
 )
 
-
 _DTYPES = ("float16", "float32")
 
 
