@@ -19,7 +19,7 @@ from tvmopt.errors import (
 )
 from tvmopt.hookspecs import hookimpl
 from tvmopt.model import CompileRequest, ModelSource, TensorSpec
-from tvmopt.passes import DEFAULT_PASSES, CompileContext, Pass, Stage
+from tvmopt.passes import DEFAULT_PASSES, CompileContext, Pass, Stage, option
 from tvmopt.report import Layer, PassRecord, Remark, Report
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ __all__ = [
     "compile",
     "hookimpl",
     "load",
+    "option",
 ]
 
 

@@ -81,6 +81,21 @@ class Pass(ABC):
 
     name: ClassVar[str]
     stage: ClassVar[Stage]
+    required: ClassVar[bool] = False
+    """Whether no compilation can do without it: then it cannot be disabled."""
+
+    def __post_init__(self) -> None:
+        """Checks the bounds that `option` gave.
+
+        Raises:
+            UsageError: an option below its minimum.
+        """
+        for one in fields(self):
+            minimum, value = one.metadata.get("minimum"), getattr(self, one.name)
+            if minimum is not None and value < minimum:
+                name = one.name.replace("_", "-")
+                message = f"option '{name}' of pass '{self.name}' is at least {minimum}"
+                raise UsageError(f"{message}, got {value}")
 
     @abstractmethod
     def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
@@ -96,12 +111,17 @@ class Pass(ABC):
         types = {f.name: f.type for f in fields(cls)}
         values: dict[str, Any] = {}
         for key, text in options.items():
-            option = key.replace("-", "_")
-            if option not in types:
-                known = [name.replace("_", "-") for name in types]
+            name = key.replace("-", "_")
+            if name not in types:
+                known = [known.replace("_", "-") for known in types]
                 raise unknown_name(f"option of pass '{cls.name}'", key, known)
-            values[option] = _parse_option(cls.name, key, types[option], text)
+            values[name] = _parse_option(cls.name, key, types[name], text)
         return cls(**values)
+
+
+def option(default: int, *, minimum: int) -> int:
+    """A field of a pass that is a number with a lower bound."""
+    return field(default=default, metadata={"minimum": minimum})
 
 
 def _parse_option(pass_name: str, key: str, kind: Any, text: str) -> Any:

@@ -206,11 +206,14 @@ class Plugins:
         their stage.
 
         Raises:
-            UsageError: a pass or option that does not exist.
+            UsageError: a pass or option that does not exist, or a required pass that is disabled.
         """
         for name in [*request.options, *request.disabled]:
             if name not in self.passes:
                 raise self._unknown("pass", name, self.passes)
+        for name in sorted(request.disabled):
+            if self.passes[name].required:
+                raise UsageError(f"the pass '{name}' cannot be disabled: nothing runs without it")
         named = [*request.backend.passes()]
         named += [name for name in request.options if name not in named]
         chosen: list[Pass] = []

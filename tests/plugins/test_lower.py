@@ -12,7 +12,15 @@ from tvm.s_tir.dlight import ScheduleRule
 from tvm.script import ir as I
 from tvm.script import relax as R
 
-from tvmopt import Backend, Capabilities, CompileContext, CompileRequest, ModelSource
+from tvmopt import (
+    Backend,
+    Capabilities,
+    CompileContext,
+    CompileRequest,
+    ModelSource,
+    UsageError,
+)
+from tvmopt.plugins import Plugins
 from tvmopt_plugins.lower import Legalize
 from tvmopt_plugins.lower import Schedule as SchedulePass
 from tvmopt_schedules.cpu.blocks import is_reduction
@@ -144,3 +152,29 @@ def test_kernel_that_no_rule_takes_is_named(board: Board, ctx: CompileContext) -
     softmax = next(layer for layer in ctx.report.layers if layer.op == "softmax")
     assert softmax.schedule == "none"
     assert "unscheduled" in softmax.fallback
+
+
+@pytest.mark.parametrize("name", ["legalize", "schedule"])
+def test_what_nothing_runs_without_cannot_be_disabled(name: str) -> None:
+    plugins = Plugins.load()
+    source = ModelSource(Path("model.onnx"))
+    request = CompileRequest(source, plugins.backend("x86-avx2"), disabled=frozenset({name}))
+    with pytest.raises(UsageError, match=f"'{name}' cannot be disabled"):
+        plugins.line_up(request)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("canonicalize", "max-growth-bytes", "-1"),
+        ("fuse", "max-ops", "0"),
+        ("layout", "block", "-3"),
+        ("merge-parallel-matmuls", "max-width", "-1"),
+    ],
+)
+def test_option_below_its_minimum_is_refused(name: str, option: str, value: str) -> None:
+    plugins = Plugins.load()
+    source = ModelSource(Path("model.onnx"))
+    request = CompileRequest(source, plugins.backend("x86-avx2"), {name: {option: value}})
+    with pytest.raises(UsageError, match=f"'{option}' of pass '{name}' is at least"):
+        plugins.line_up(request)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tvmopt import CompileContext, Pass, Stage, hookimpl
+from tvmopt import CompileContext, Pass, Stage, hookimpl, option
 
 if TYPE_CHECKING:
     import tvm
@@ -20,7 +20,7 @@ class Canonicalize(Pass):
 
     name: ClassVar[str] = "canonicalize"
     stage: ClassVar[Stage] = Stage.CANONICALIZE
-    max_growth_bytes: int = 1 << 18
+    max_growth_bytes: int = option(1 << 18, minimum=0)
 
     def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
         from tvmopt_plugins.canonicalize.rewrites import canonicalize

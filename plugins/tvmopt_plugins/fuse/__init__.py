@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tvmopt import CompileContext, Pass, Stage, hookimpl
+from tvmopt import CompileContext, Pass, Stage, hookimpl, option
 
 if TYPE_CHECKING:
     import tvm
@@ -20,7 +20,7 @@ class Fuse(Pass):
     name: ClassVar[str] = "fuse"
     stage: ClassVar[Stage] = Stage.FUSE
 
-    max_ops: int = 32
+    max_ops: int = option(32, minimum=1)
 
     def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
         from tvmopt_plugins.fuse.rewrite import fuse

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tvmopt import CompileContext, Pass, Stage, hookimpl
+from tvmopt import CompileContext, Pass, Stage, hookimpl, option
 
 if TYPE_CHECKING:
     import tvm
@@ -23,7 +23,7 @@ class Layout(Pass):
 
     name: ClassVar[str] = "layout"
     stage: ClassVar[Stage] = Stage.LAYOUT
-    block: int = 0
+    block: int = option(0, minimum=0)
 
     def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
         from tvmopt_plugins.layout.rewrite import block_channels

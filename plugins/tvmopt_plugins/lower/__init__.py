@@ -15,6 +15,7 @@ class Legalize(Pass):
 
     name: ClassVar[str] = "legalize"
     stage: ClassVar[Stage] = Stage.LEGALIZE
+    required: ClassVar[bool] = True
 
     def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
         from tvmopt_plugins.lower.legalize import legalize
@@ -28,6 +29,7 @@ class Schedule(Pass):
 
     name: ClassVar[str] = "schedule"
     stage: ClassVar[Stage] = Stage.SCHEDULE
+    required: ClassVar[bool] = True
 
     def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
         from tvmopt_plugins.lower.schedule import schedule

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tvmopt import CompileContext, Pass, Stage, hookimpl
+from tvmopt import CompileContext, Pass, Stage, hookimpl, option
 
 if TYPE_CHECKING:
     import tvm
@@ -24,7 +24,7 @@ class MergeParallelMatmuls(Pass):
 
     name: ClassVar[str] = "merge-parallel-matmuls"
     stage: ClassVar[Stage] = Stage.CANONICALIZE
-    max_width: int = 16
+    max_width: int = option(16, minimum=0)
 
     def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
         from tvmopt.rewriting import rebuild
