@@ -58,3 +58,12 @@ def test_a_library_for_another_machine_is_noticed(tmp_path):
     check_machine(library, "aarch64")
     with pytest.raises(AssertionError, match="for aarch64, not for x86_64"):
         check_machine(library, "x86_64")
+
+
+def test_a_linker_without_room_is_told_with_the_folder(small, bare, monkeypatch, tmp_path):
+    message = "ld: final link failed: No space left on device"
+    script = f"echo '{message}' >&2; echo 'collect2: error: ld returned 1 exit status' >&2; exit 1"
+    monkeypatch.setenv("CC", program(bare, "full-cc", script))
+    with pytest.raises(TvmoptError, match="No space left on device") as caught:
+        export_library(small.draft().built.executable, tmp_path / "library.so")
+    assert f"'{tmp_path.parent}' is full" in str(caught.value.hint)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tvmopt import PackageError, TvmoptError
+from tvmopt import PackageError, TvmoptError, UsageError
 from tvmopt.compiler.archive import LIBRARY, MANIFEST, WEIGHTS, ArchiveReader, ArchiveWriter
 from tvmopt.compiler.output import check_output
 from tvmopt.compiler.package import Package, read_manifest
@@ -255,6 +255,11 @@ def test_a_device_is_not_replaced():
         check_output(Path("/dev/null"))
 
 
+def test_standard_output_is_refused():
+    with pytest.raises(UsageError, match="standard output"):
+        check_output(Path("-"))
+
+
 def test_a_possible_output_is_accepted_without_a_trace(tmp_path):
     check_output(tmp_path / "a.tvmpkg")
     assert list(tmp_path.iterdir()) == []
@@ -294,6 +299,17 @@ def test_a_full_disk_is_told_and_nothing_half_written_stays(small, mounted):
         small.package(tiny_disk / "small.tvmpkg")
     assert "make room" in str(caught.value.hint)
     assert list(tiny_disk.iterdir()) == []
+
+
+def test_a_full_temporary_directory_is_named_when_a_package_is_loaded(
+    small_package_path, mounted, monkeypatch
+):
+    folder = mounted("size=16k")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(TvmoptError, match="No space left on device") as caught:
+        Package.load(small_package_path)
+    assert caught.value.hint == f"make room in '{folder}', or set TMPDIR to another directory"
+    assert list(folder.iterdir()) == []
 
 
 def test_a_read_only_disk_is_refused_before_compiling(mounted):

@@ -30,6 +30,7 @@ from tvmopt.compiler.manifest import (
 from tvmopt.compiler.output import write_errors
 from tvmopt.compiler.package import Package
 from tvmopt.compiler.sample_inputs import read_ranges
+from tvmopt.compiler.scratch import scratch_folder
 from tvmopt.model import CompileRequest
 from tvmopt.report import Report
 
@@ -67,20 +68,21 @@ class PackageDraft:
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        with self._cleanup, write_errors(self.output):
-            folder = Path(
-                self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tvmopt-"))
-            )
-            self._library = folder / LIBRARY
+        scratch = scratch_folder(self.output)
+        with self._cleanup:
             start = time.perf_counter()
-            export_library(self.built.executable, self._library)
+            with write_errors(None):
+                temporary = tempfile.TemporaryDirectory(prefix="tvmopt-", dir=scratch)
+                self._library = Path(self._cleanup.enter_context(temporary)) / LIBRARY
+                export_library(self.built.executable, self._library)
             # TVM makes machine code only now.
             self.report.seconds["link"] = time.perf_counter() - start
             check_machine(self._library, self.target.arch)
-            self._open()
-            self._members[LIBRARY] = self._writer.add(LIBRARY, chunks_of(self._library))
-            self._members[WEIGHTS] = self._writer.add(WEIGHTS, self._weight_chunks())
-            self._file.flush()
+            with write_errors(self.output):
+                self._open()
+                self._members[LIBRARY] = self._writer.add(LIBRARY, chunks_of(self._library))
+                self._members[WEIGHTS] = self._writer.add(WEIGHTS, self._weight_chunks())
+                self._file.flush()
             if runs_here(self.target):
                 self.executor = self._load()
             self._cleanup = self._cleanup.pop_all()

@@ -1,5 +1,6 @@
 """Object files become a shared library, with whatever linker the machine has."""
 
+import errno
 import importlib.util
 import os
 import shlex
@@ -21,21 +22,35 @@ _ELF_MACHINES = {62: "x86_64", 183: "aarch64", 40: "arm", 164: "hexagon", 243: "
 def export_library(executable: relax.VMExecutable, path: Path) -> None:
     """Writes the executable as a shared library without symbols that nobody looks up.
 
+    Object files and what the linker keeps aside lie beside it while it is made.
+
     Raises:
         MissingPackageError: there is nothing to link with.
         TvmoptError: the linker failed.
     """
     command = find_linker()
+    folder = str(path.parent)
 
     def link(output: str, objects: Sequence[str], _options: object = None, **_more: object) -> None:
         # -s: half the size; kernels are found by the dynamic symbols, which stay.
         run = [*command, "-shared", "-s", "-o", output, *objects]
-        done = subprocess.run(run, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            run, capture_output=True, text=True, check=False, env={**os.environ, "TMPDIR": folder}
+        )
         if done.returncode:
-            lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-            raise TvmoptError(f"'{command[0]}' failed to link the library: {lines[-1]}")
+            raise _link_error(command[0], done.stderr or done.stdout, path.parent)
 
-    executable.export_library(str(path), fcompile=link)
+    executable.export_library(str(path), fcompile=link, workspace_dir=folder)
+
+
+def _link_error(program: str, output: str, folder: Path) -> TvmoptError:
+    lines = output.strip().splitlines() or ["no message"]
+    full = os.strerror(errno.ENOSPC)
+    for line in lines:
+        if full in line:  # the last line is the compiler's, and tells only that its linker failed
+            hint = f"'{folder.parent}' is full: make room there, or set TMPDIR"
+            return TvmoptError(f"'{program}' failed to link the library: {line}", hint)
+    return TvmoptError(f"'{program}' failed to link the library: {lines[-1]}")
 
 
 def check_machine(library: Path, arch: str) -> None:

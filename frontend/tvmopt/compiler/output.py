@@ -6,16 +6,21 @@ import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
-from tvmopt.errors import TvmoptError
+from tvmopt.compiler.scratch import scratch_folder
+from tvmopt.errors import TvmoptError, UsageError
 
 
 def check_output(path: Path) -> None:
     """Checks, before anything is compiled, that a package can be written to `path`.
 
     Raises:
-        TvmoptError: no such directory, no right to write there, or a directory of this name.
+        UsageError: it is `-`.
+        TvmoptError: no such directory, no right to write there, a directory of this name, or no
+            room for intermediate files.
     """
     folder = path.parent
+    if str(path) == "-":
+        raise UsageError("a package cannot be written to standard output", "use -o FILE.tvmpkg")
     if path.is_dir():
         raise TvmoptError(f"cannot write '{path}': it is a directory", f"use -o {path}/FILE.tvmpkg")
     if path.exists() and not path.is_file():  # replacing /dev/null is the last thing one wants
@@ -26,6 +31,7 @@ def check_output(path: Path) -> None:
     # Asking for the right is not enough: read-only and full file systems answer yes.
     with write_errors(path), tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}."):
         pass
+    scratch_folder(path)
 
 
 @contextlib.contextmanager
@@ -34,14 +40,17 @@ def write_errors(output: Path | None) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        raise write_error(output or Path(tempfile.gettempdir()), error) from None
+        raise write_error(output, error) from None
 
 
-def write_error(path: Path, error: OSError) -> TvmoptError:
-    """The error for a file that cannot be written."""
+def write_error(output: Path | None, error: OSError) -> TvmoptError:
+    """The error for a package, or where `output` is None a temporary file, that is not written."""
+    path = output or Path(error.filename or tempfile.gettempdir())
+    place = output.parent if output else tempfile.gettempdir()
+    elsewhere = "write elsewhere with -o" if output else "set TMPDIR to another directory"
     hint = None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = f"make room in '{path.parent}', or write elsewhere with -o"
+        hint = f"make room in '{place}', or {elsewhere}"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        hint = "write elsewhere with -o"
+        hint = elsewhere
     return TvmoptError(f"cannot write '{path}': {error.strerror or error}", hint)

@@ -61,7 +61,7 @@ class Package:
             try:
                 library.write_bytes(reader.view(LIBRARY))
             except OSError as error:
-                raise write_error(library, error) from None
+                raise write_error(None, error) from None
             executor = Executor(
                 library, weights, manifest.weights, manifest.inputs, manifest.outputs
             )
