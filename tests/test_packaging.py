@@ -124,7 +124,6 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_modules_come_from_the_wheel(installed: Path, tmp_path: Path):
     code = f"import {', '.join(sorted(PACKAGES))}; print(*[m.__file__ for m in ("
     code += f"{', '.join(sorted(PACKAGES))})])"
@@ -133,14 +132,12 @@ def test_modules_come_from_the_wheel(installed: Path, tmp_path: Path):
     assert all(file.startswith(str(installed.parent)) for file in files)
 
 
-@pytest.mark.slow
 def test_installed_wheel_has_all_its_plugins(installed: Path, tmp_path: Path):
     output = run(installed / "tvmopt", "plugins", "--json", cwd=tmp_path)
     errors = {plugin["name"]: plugin["error"] for plugin in json.loads(output)["plugins"]}
     assert errors == dict.fromkeys(PROJECT["entry-points"][ENTRY_POINTS], "")
 
 
-@pytest.mark.slow
 def test_installed_wheel_compiles_verifies_and_runs_the_digits_model(
     installed: Path, tmp_path: Path
 ):

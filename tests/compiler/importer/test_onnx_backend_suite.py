@@ -49,7 +49,6 @@ def check(chosen_stride: int) -> float:
     return counts["pass"] / len(results)
 
 
-@pytest.mark.slow
 def test_no_case_of_the_sample_comes_out_wrong() -> None:
     assert check(STRIDE) > 0.75  # the sample's share may lie off that of all
 
