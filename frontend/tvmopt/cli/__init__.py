@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
+    from tvmopt.cli.session import Session
     from tvmopt.plugins import Plugins
 
 
@@ -22,18 +23,31 @@ def main(args: Sequence[str] | None = None, plugins: "Plugins | None" = None) ->
     """
     try:
         # Imported here, so that Ctrl-C during the imports is answered like any other.
-        from tvmopt.cli.app import make_cli
-        from tvmopt.cli.failure import explain
+        from tvmopt.cli.interrupts import remembered
         from tvmopt.cli.session import Session
         from tvmopt.plugins import Plugins
+
+        with remembered() as interrupt:
+            session = Session(Plugins.of() if plugins is None else plugins, interrupt=interrupt)
+            return _run(args, session, load=plugins is None)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         return 130
-    session = Session(Plugins.of() if plugins is None else plugins)
+    finally:
+        if args is None:
+            # Python takes a moment to end; Ctrl-C in it shall not change the exit code.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _run(args: Sequence[str] | None, session: "Session", *, load: bool) -> int:
+    from tvmopt.cli.app import make_cli
+    from tvmopt.cli.failure import INTERRUPTED, explain
+    from tvmopt.plugins import Plugins
+
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            if plugins is None:
+            if load:
                 session.plugins = Plugins.load()
             code = make_cli(session.plugins).main(
                 None if args is None else list(args),
@@ -42,6 +56,7 @@ def main(args: Sequence[str] | None = None, plugins: "Plugins | None" = None) ->
                 standalone_mode=False,
             )
             sys.stdout.flush()
+            session.interrupt.check()
             return code if isinstance(code, int) else 0
     except BrokenPipeError:
         # The reader (`| head`) went away. Python would complain again when it flushes at exit.
@@ -50,12 +65,10 @@ def main(args: Sequence[str] | None = None, plugins: "Plugins | None" = None) ->
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last resort, by design
         wanted = session.verbose or os.environ.get("TVMOPT_TRACEBACK") == "1"
         code, text = explain(error, traceback=wanted)
+        if session.interrupt.happened and code != INTERRUPTED:  # what Ctrl-C became on its way
+            code, text = explain(KeyboardInterrupt(), traceback=False)
         print(text, file=sys.stderr)  # noqa: T201
         return code
-    finally:
-        if args is None:
-            # Python takes a moment to end; Ctrl-C in it shall not change the exit code.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _show_warning(

@@ -109,27 +109,47 @@ def compile_command(
     steps = ["import", *(p.name for p in plugins.line_up(plan.request)), "build"]
     steps += ["verify"] if plan.verify else []
     start = time.perf_counter()
+    before = _stamp(plan.output)
     try:
         from tvmopt.cli.tensors import read_inputs
         from tvmopt.compiler.pipeline import compile_model
 
         with _threads(threads), Steps([*steps, "package"]) as progress:
+
+            def step(name: str) -> None:
+                session.interrupt.check()
+                progress(name)
+
             package = compile_model(
                 plan.request,
                 plugins,
                 plan.output,
                 verify=plan.verify,
                 inputs=partial(read_inputs, inputs) if inputs else None,
-                progress=progress,
+                progress=step,
             )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted: '{plan.output}' was not written") from None
+        session.interrupt.check()
+    except (Exception, KeyboardInterrupt) as error:
+        if not session.interrupt.happened and not isinstance(error, KeyboardInterrupt):
+            raise
+        # Late in the compilation the package may be complete, and then it stays.
+        state = "was not" if _stamp(plan.output) == before else "is complete and was"
+        raise KeyboardInterrupt(f"interrupted: '{plan.output}' {state} written") from None
     seconds = time.perf_counter() - start
     manifest = package.manifest
     if as_json:
         print_json(_as_json(manifest, plan.output, seconds))
         return
     _show(manifest, plan.output, seconds, verbose=session.verbose)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when another file takes this place."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 @contextmanager

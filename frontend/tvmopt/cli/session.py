@@ -1,13 +1,15 @@
 """What one run of the program carries from its start to each subcommand."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from tvmopt.cli.interrupts import Interrupt
 from tvmopt.plugins import Plugins
 
 
 @dataclass
 class Session:
-    """The plugins in use, and whether the user wants to see more (`-v`)."""
+    """The plugins in use, and whether the user wants to see more (`-v`) or to stop (Ctrl-C)."""
 
     plugins: Plugins
     verbose: bool = False
+    interrupt: Interrupt = field(default_factory=Interrupt)
