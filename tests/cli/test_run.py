@@ -310,7 +310,7 @@ BAD_PACKAGES: dict[str, tuple[Any, str, str]] = {
     "of the future": (
         lambda package, path: rewritten(package, path, format_version=FORMAT_VERSION + 1),
         f"has format {FORMAT_VERSION + 1}",
-        "install the tvmopt that made it",
+        "install a newer tvmopt",
     ),
     "of another TVM": (
         lambda package, path: rewritten(package, path, tvm_version="0.99.0"),

@@ -85,6 +85,24 @@ def test_a_truncated_archive_is_refused(tmp_path, kept):
         check_all(path, made)
 
 
+@pytest.mark.parametrize("missing", [1, 10, 87])
+def test_an_archive_that_ends_a_little_early_is_said_to_be_cut_short(tmp_path, missing):
+    path = tmp_path / "a.tvmpkg"
+    write(path, {"weights.bin": bytes(range(256)) * 40})
+    path.write_bytes(path.read_bytes()[:-missing])
+    with pytest.raises(PackageError, match=f"it is cut short by {missing} bytes"):
+        ArchiveReader(path)
+
+
+@pytest.mark.parametrize("appended", [b"x", b"\0" * 70000, b"PK\3\4 and more"])
+def test_bytes_after_the_end_are_refused(tmp_path, appended):
+    path = tmp_path / "a.tvmpkg"
+    write(path, {"weights.bin": b"1"})
+    path.write_bytes(path.read_bytes() + appended)
+    with pytest.raises(PackageError):
+        ArchiveReader(path)
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_flipped_bit_is_found_or_harmless(tmp_path_factory, data):

@@ -135,6 +135,15 @@ def test_a_future_format_names_the_version_to_install(small_package_path, tmp_pa
     assert caught.value.hint == "install the tvmopt that made it: pip install 'tvmopt>=7.5'"
 
 
+def test_a_future_format_of_this_version_asks_for_a_newer_one(small_package_path, tmp_path):
+    path = rewritten(
+        small_package_path, tmp_path / "a.tvmpkg", lambda m: m.update(format_version=99)
+    )
+    with pytest.raises(PackageError, match="has format 99") as caught:
+        Package.load(path)
+    assert caught.value.hint == "install a newer tvmopt"
+
+
 def test_another_tvm_is_named(small_package_path, tmp_path):
     def change(manifest):
         manifest["tvm_version"] = "0.19.0"
@@ -210,11 +219,54 @@ def test_weights_outside_the_file_are_refused(small_package_path, tmp_path, offs
         Package.load(path)
 
 
-@pytest.mark.parametrize("key", ["inputs", "members", "target", "report", "weights"])
+@pytest.mark.parametrize("key", ["inputs", "members", "target", "report", "weights", "model"])
 def test_an_incomplete_manifest_is_refused(small_package_path, tmp_path, key):
     path = rewritten(small_package_path, tmp_path / "a.tvmpkg", lambda m: m.pop(key))
-    with pytest.raises(PackageError, match="manifest does not fit"):
+    with pytest.raises(PackageError, match=f"in its manifest, '{key}' is missing") as caught:
         Package.load(path)
+    assert "compile the model again" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tvm_version": 27}, "'tvm_version' must be text, not 27"),
+        ({"model": None}, "'model' must be text, not None"),
+        ({"target": []}, "'target' must be an object"),
+        ({"weights": {}}, "'weights' must be a list"),
+        ({"weights": [{"dtype": "float32", "shape": "x", "offset": 0}]}, r"'weights\[0\]\.shape'"),
+        ({"input_ranges": {"ids": [0]}}, r"'input_ranges\.ids' must be a list of 2"),
+        ({"members": {"library.so": {"size_bytes": 1}}}, r"'members\.library\.so\.sha256' is mis"),
+        ({"report": {"passes": [1], "remarks": [], "layers": []}}, r"'report\.passes\[0\]'"),
+        ({"verification": "yes"}, "'verification' must be an object"),
+    ],
+)
+def test_a_manifest_with_wrong_types_is_refused(small_package_path, tmp_path, changes, message):
+    path = rewritten(small_package_path, tmp_path / "a.tvmpkg", lambda m: m.update(changes))
+    with pytest.raises(PackageError, match=message):
+        Package.load(path)
+
+
+@pytest.mark.parametrize("changes", [{"shape": [-1, 16]}, {"shape": [1 << 32, 1 << 32]}])
+def test_weights_of_impossible_shapes_are_refused(small_package_path, tmp_path, changes):
+    path = rewritten(
+        small_package_path, tmp_path / "a.tvmpkg", lambda m: m["weights"][0].update(changes)
+    )
+    with pytest.raises(PackageError, match="table of weights"):
+        Package.load(path)
+
+
+def test_weights_of_an_unknown_type_are_refused(small_package_path, tmp_path):
+    path = rewritten(
+        small_package_path, tmp_path / "a.tvmpkg", lambda m: m["weights"][0].update(dtype="f99")
+    )
+    with pytest.raises(PackageError, match="unknown type 'f99'"):
+        Package.load(path)
+
+
+def test_what_a_newer_tvmopt_adds_to_the_manifest_is_passed_over(small_package_path, tmp_path):
+    path = rewritten(small_package_path, tmp_path / "a.tvmpkg", lambda m: m.update(novelty=1))
+    assert Package.load(path)
 
 
 def test_another_zip_is_no_package(tmp_path):

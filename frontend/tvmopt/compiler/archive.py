@@ -27,6 +27,8 @@ WEIGHTS = "weights.bin"
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same input makes the same bytes
 _LOCAL_HEADER = struct.Struct("<4sHHHHHLLLHH")
+_END_RECORD = struct.Struct("<4sHHHHLLH")
+_END_SIGNATURE = b"PK\5\6"
 _ZIP64_EXTRA_BYTES = 20
 _PADDING_ID = 0xD935  # zipalign's extra field
 _COMMENT_PREFIX = b"tvmpkg manifest sha256 "
@@ -108,6 +110,7 @@ class ArchiveReader:
                 f"'{path}' is not a package, or it is cut short",
                 "copy or download it again, or make it with `tvmopt compile -o FILE.tvmpkg`",
             ) from None
+        self._check_end()
         self._spans: dict[str, tuple[int, int]] = {}
         for info in infos:
             if info.filename in self._spans:
@@ -168,6 +171,16 @@ class ArchiveReader:
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
+
+    def _check_end(self) -> None:
+        # ZipFile takes a comment that is cut short, and whatever follows the archive.
+        start = self._map.rfind(_END_SIGNATURE)
+        *_, comment_bytes = _END_RECORD.unpack_from(self._map, start)
+        excess = len(self._map) - (start + _END_RECORD.size + comment_bytes)
+        if excess < 0:
+            raise self.damaged(f"it is cut short by {-excess} bytes")
+        if excess > 0:
+            raise self.damaged(f"{excess} bytes follow its end")
 
     def _span(self, info: zipfile.ZipInfo) -> tuple[int, int]:
         header = self._map[info.header_offset : info.header_offset + _LOCAL_HEADER.size]

@@ -7,12 +7,15 @@ from importlib.metadata import version
 from typing import Any, Self
 
 from tvmopt.compiler.archive import Member
+from tvmopt.compiler.typed_json import typed
 from tvmopt.errors import PackageError
 from tvmopt.model import TensorSpec
 from tvmopt.report import Report
 
 FORMAT_VERSION = 1
 """Grows when an older tvmopt could not read a package correctly."""
+
+_AGAIN = "compile the model again with `tvmopt compile`"
 
 
 @dataclass(frozen=True)
@@ -110,42 +113,24 @@ class Manifest:
         Raises:
             PackageError: a newer format, or no manifest at all.
         """
+        damaged = f"package '{origin}' is damaged"
         try:
             raw = json.loads(data)
             format_version = int(raw["format_version"])
             maker = str(raw["tvmopt_version"])
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise PackageError(f"package '{origin}' is damaged: its manifest is none") from None
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            raise PackageError(f"{damaged}: its manifest is none", _AGAIN) from None
         if format_version > FORMAT_VERSION:
+            newer = f"the tvmopt that made it: pip install 'tvmopt>={maker}'"
             raise PackageError(
                 f"package '{origin}' has format {format_version}, and tvmopt {own_version()} "
                 f"reads up to format {FORMAT_VERSION}",
-                f"install the tvmopt that made it: pip install 'tvmopt>={maker}'",
+                f"install {'a newer tvmopt' if maker == own_version() else newer}",
             )
         try:
-            return cls._parse(raw)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            reason = f"its manifest does not fit ({type(error).__name__}: {error})"
-            raise PackageError(f"package '{origin}' is damaged: {reason}") from None
-
-    @classmethod
-    def _parse(cls, raw: dict[str, Any]) -> Self:
-        target, verification = raw["target"], raw["verification"]
-        return cls(
-            **{
-                **raw,
-                "target": PackageTarget(**{**target, "isa": tuple(target["isa"])}),
-                "inputs": _specs(raw["inputs"]),
-                "outputs": _specs(raw["outputs"]),
-                "input_ranges": {k: (int(a), int(b)) for k, (a, b) in raw["input_ranges"].items()},
-                "weights": tuple(
-                    Weight(w["dtype"], tuple(w["shape"]), int(w["offset"])) for w in raw["weights"]
-                ),
-                "members": {name: Member(**m) for name, m in raw["members"].items()},
-                "verification": verification and _verification(verification),
-                "report": Report.from_json(raw["report"]),
-            }
-        )
+            return typed(cls, raw, "")
+        except ValueError as error:
+            raise PackageError(f"{damaged}: in its manifest, {error}", _AGAIN) from None
 
     def check_versions(self, origin: str) -> None:
         """Checks that the installed TVM can run the package.
@@ -174,15 +159,3 @@ def own_version() -> str:
 
 def _minor(text: str) -> list[str]:
     return text.split(".")[:2]
-
-
-def _specs(rows: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(str(row["name"]), tuple(int(d) for d in row["shape"]), str(row["dtype"]))
-        for row in rows
-    )
-
-
-def _verification(raw: dict[str, Any]) -> Verification:
-    outputs = tuple(OutputError(**row) for row in raw["outputs"])
-    return Verification(raw["reference"], raw["seed"], outputs)

@@ -1,5 +1,6 @@
 """The `.tvmpkg`: loaded, run and measured."""
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -183,7 +184,11 @@ def _check_weights(reader: ArchiveReader, manifest: Manifest, weights: memoryvie
     if np.frombuffer(weights, np.uint8).ctypes.data % ALIGNMENT:
         raise reader.damaged(f"its weights are not aligned to {ALIGNMENT} bytes")
     for weight in manifest.weights:
-        size = int(np.prod(weight.shape, dtype=int)) * np.dtype(weight.dtype).itemsize
+        try:
+            size = math.prod(weight.shape) * np.dtype(weight.dtype).itemsize
+        except TypeError:
+            raise reader.damaged(f"a weight has the unknown type '{weight.dtype}'") from None
         end = weight.offset + size
-        if weight.offset % ALIGNMENT or weight.offset < 0 or end > weights.nbytes:
+        is_inside = 0 <= weight.offset <= end <= weights.nbytes
+        if weight.offset % ALIGNMENT or not is_inside or min(weight.shape, default=0) < 0:
             raise reader.damaged("its table of weights does not fit its weights")
