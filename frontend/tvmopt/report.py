@@ -69,20 +69,5 @@ class Report:
     """Wall-clock seconds by phase: `import`, `build`, `package`, `verify`, ..."""
 
     def to_json(self) -> dict[str, Any]:
-        """The report as JSON-serializable data; `from_json` reads it back."""
+        """The report as JSON-serializable data."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Report":
-        """Rebuilds a report from `to_json`'s data."""
-        layers: list[Layer] = []
-        for row in data["layers"]:
-            fields: dict[str, Any] = {**row}
-            fields.update(nodes=tuple(row["nodes"]), outputs=tuple(row["outputs"]))
-            layers.append(Layer(**fields))
-        return cls(
-            [PassRecord(**row) for row in data["passes"]],
-            [Remark(**row) for row in data["remarks"]],
-            layers,
-            dict(data["seconds"]),
-        )

@@ -191,6 +191,48 @@ def test_benchmark_asks_for_a_model_that_is_not_there(
     assert lines[1] == "hint: give it with --model"
 
 
+def other_model(package: Path, path: Path) -> Path:
+    """A file that a peer takes as well, and that is not the package's model."""
+    model = onnx.load(package.with_name("net.onnx"))
+    model.producer_name = "another"
+    onnx.save(model, path)
+    return path
+
+
+def test_benchmark_refuses_another_model(package: Path, tmp_path: Path, capsys: Capture):
+    other = other_model(package, tmp_path / "other.onnx")
+    arguments = ["benchmark", package, "--against", "onnxruntime", "--model", other]
+    code, lines = failure(capsys, *arguments)
+    assert code == 4
+    assert lines[0] == f"error: '{other}' is not the model that the package was compiled from"
+    assert "'net.onnx'" in lines[1]
+
+
+def test_benchmark_refuses_another_model_of_the_same_name(
+    package: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+):
+    alone = tmp_path / "alone.tvmpkg"
+    alone.write_bytes(package.read_bytes())
+    other_model(package, tmp_path / "net.onnx")
+    code, lines = failure(capsys, "benchmark", alone, "--against", "onnxruntime")
+    assert code == 4
+    assert "is not the model" in lines[0]
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(package.parent)  # where the right one is
+    arguments = ["benchmark", alone, "--repeat", 2, "--threads", 1, "--against", "onnxruntime"]
+    assert result(capsys, *arguments)["ratios"]
+
+
+def test_benchmark_takes_any_model_for_a_package_without_its_hash(
+    package: Path, tmp_path: Path, capsys: Capture
+):
+    pytest.importorskip("onnxruntime")
+    older = rewritten(package, tmp_path / "older.tvmpkg", model_sha256="")
+    other = other_model(package, tmp_path / "other.onnx")
+    arguments = ["benchmark", older, "--repeat", 2, "--against", "onnxruntime", "--model", other]
+    assert result(capsys, *arguments)["ratios"]
+
+
 def test_benchmark_suggests_the_nearest_peer(package: Path, capsys: Capture):
     code, lines = failure(capsys, "benchmark", package, "--against", "onnxruntim")
     assert code == 2

@@ -12,14 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tvmopt import PackageError, TvmoptError, UsageError
+from tvmopt import ModelError, PackageError, TvmoptError, UsageError
 from tvmopt.compiler.archive import LIBRARY, MANIFEST, WEIGHTS, ArchiveReader, ArchiveWriter
+from tvmopt.compiler.manifest import Manifest, read_manifest
 from tvmopt.compiler.output import check_output
-from tvmopt.compiler.package import Package, read_manifest
+from tvmopt.compiler.package import Package
 from tvmopt.compiler.verify import verify_draft
 
 # Sums of 8 products of standard normal float32, in another order: 8 * 2^-24 * about 10.
 ATOL = 1e-5
+
+
+def manifest_of(path: Path) -> Manifest:
+    with ArchiveReader(path) as reader:
+        return read_manifest(reader)
 
 
 def rewritten(source: Path, path: Path, change, extra: dict[str, bytes] | None = None) -> Path:
@@ -58,8 +64,22 @@ def test_the_manifest_tells_tensors_target_and_layers(small_package):
     assert small_package.manifest.input_ranges == {"ids": (0, 9)}
 
 
+def test_a_manifest_without_the_hash_of_its_model_still_loads(small_package_path, tmp_path):
+    path = rewritten(small_package_path, tmp_path / "a.tvmpkg", lambda m: m.pop("model_sha256"))
+    Package.load(path).manifest.check_model(small_package_path)
+
+
+def test_the_manifest_knows_the_model_by_its_content(small_package, tmp_path):
+    source, other = small_package.path.with_name("small.onnx"), tmp_path / "small.onnx"
+    small_package.manifest.check_model(source)
+    other.write_bytes(source.read_bytes() + b"\0")
+    with pytest.raises(ModelError, match="is not the model") as caught:
+        small_package.manifest.check_model(other)
+    assert "'small.onnx'" in str(caught.value.hint)
+
+
 def test_the_manifest_survives_json(small_package, small_package_path):
-    assert read_manifest(small_package_path) == small_package.manifest
+    assert manifest_of(small_package_path) == small_package.manifest
 
 
 def test_the_same_model_makes_the_same_library_and_weights(small, tmp_path):
@@ -188,7 +208,7 @@ def test_what_is_compiled_for_another_cpu_is_written_but_not_run(small, tmp_path
         assert verify_draft(draft, draft.imported, draft.report) is None
         package = draft.publish()
     assert "not verified: this machine cannot run" in package.report.remarks[-1].message
-    assert read_manifest(package.path).target.isa == ("avx99",)
+    assert manifest_of(package.path).target.isa == ("avx99",)
     with pytest.raises(PackageError, match="this CPU lacks avx99"):
         package.run(package.sample_inputs(), threads=1)
 
@@ -198,7 +218,7 @@ def test_a_foreign_package_can_still_be_inspected(small_package_path, tmp_path):
         manifest["target"].update(arch="mips64")
 
     path = rewritten(small_package_path, tmp_path / "foreign.tvmpkg", change)
-    assert read_manifest(path).target.arch == "mips64"
+    assert manifest_of(path).target.arch == "mips64"
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", "notes.txt"])

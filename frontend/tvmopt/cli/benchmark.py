@@ -8,7 +8,7 @@ import click
 from tvmopt.cli.console import counted, print_json, print_table
 from tvmopt.cli.options import inputs_options, json_option, threads_option, verbose_option
 from tvmopt.cli.progress import Rounds
-from tvmopt.errors import UsageError
+from tvmopt.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from tvmopt.compiler.benchmark import BenchmarkResult
@@ -113,11 +113,18 @@ def _original(loaded: "Package", package: Path, model: Path | None) -> Path:
     if model is not None:
         if not model.is_file():
             raise UsageError(f"there is no model '{model}'", "give the ONNX file with --model")
+        loaded.manifest.check_model(model)
         return model
     name = loaded.manifest.model
-    for folder in (package.parent, Path()):
-        if (folder / name).is_file():
-            return folder / name
+    found = [folder / name for folder in (package.parent, Path()) if (folder / name).is_file()]
+    for index, path in enumerate(found):
+        try:
+            loaded.manifest.check_model(path)
+        except ModelError:  # of two files of this name, the second one may be it
+            if index == len(found) - 1:
+                raise
+        else:
+            return path
     message = f"the original model '{name}' is neither beside the package nor here"
     raise UsageError(message, "give it with --model")
 

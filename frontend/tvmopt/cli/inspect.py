@@ -160,10 +160,10 @@ def _inspect_package(file: Path, *, as_json: bool, verbose: bool) -> None:
     from dataclasses import asdict
 
     from tvmopt.compiler.archive import ArchiveReader
-    from tvmopt.compiler.manifest import Manifest
+    from tvmopt.compiler.manifest import read_manifest
 
     with ArchiveReader(file) as archive:
-        manifest = Manifest.from_json(archive.manifest(), str(file))
+        manifest = read_manifest(archive)
         for name, member in manifest.members.items():
             archive.check(name, member)
     if as_json:

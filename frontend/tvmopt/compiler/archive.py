@@ -200,6 +200,12 @@ def chunks_of(path: Path) -> Iterable[bytes]:
             yield chunk
 
 
+def sha256_of(path: Path) -> str:
+    """A file's SHA-256, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _header_bytes(name: str) -> int:
     return _LOCAL_HEADER.size + len(name.encode()) + _ZIP64_EXTRA_BYTES
 

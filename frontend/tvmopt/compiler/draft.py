@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from tvmopt.compiler.archive import ALIGNMENT, LIBRARY, WEIGHTS, ArchiveWriter, Member, chunks_of
+from tvmopt.compiler.archive import (
+    ALIGNMENT,
+    LIBRARY,
+    WEIGHTS,
+    ArchiveWriter,
+    Member,
+    chunks_of,
+    sha256_of,
+)
 from tvmopt.compiler.executor import Executor
 from tvmopt.compiler.host import runs_here
 from tvmopt.compiler.linking import check_machine, export_library
@@ -63,6 +71,7 @@ class PackageDraft:
         self.executor: Executor | None = None
         """Runs the draft; None where this machine cannot."""
         self.ranges = read_ranges(request.source.path, imported.inputs)
+        self._model_sha256 = sha256_of(request.source.path)
         self._members: dict[str, Member] = {}
         self._weights: list[Weight] = []
         self._cleanup = contextlib.ExitStack()
@@ -170,6 +179,7 @@ class PackageDraft:
             options,
             self.verification,
             self.report,
+            self._model_sha256,
         )
 
 

@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Self
 
-from tvmopt.compiler.archive import Member
+from tvmopt.compiler.archive import LIBRARY, MANIFEST, WEIGHTS, ArchiveReader, Member, sha256_of
 from tvmopt.compiler.typed_json import typed
-from tvmopt.errors import PackageError
+from tvmopt.errors import ModelError, PackageError
 from tvmopt.model import TensorSpec
 from tvmopt.report import Report
 
@@ -86,6 +87,7 @@ class Manifest:
         options: what was asked for: pass options, disabled passes, shapes and dimensions.
         members: size and hash of every other member.
         verification: None where the package was made without.
+        model_sha256: of the ONNX file without external data; empty in packages of older versions.
     """
 
     format_version: int
@@ -101,6 +103,7 @@ class Manifest:
     options: Mapping[str, Any]
     verification: Verification | None
     report: Report
+    model_sha256: str = ""
 
     def to_json(self) -> bytes:
         """The manifest as the bytes that go into the package."""
@@ -132,6 +135,23 @@ class Manifest:
         except ValueError as error:
             raise PackageError(f"{damaged}: in its manifest, {error}", _AGAIN) from None
 
+    def check_model(self, path: Path) -> None:
+        """Checks that an ONNX file is the one that the package was compiled from.
+
+        Raises:
+            ModelError: it is another one, or it cannot be read.
+        """
+        try:
+            is_other = self.model_sha256 and self.model_sha256 != sha256_of(path)
+        except OSError as error:
+            raise ModelError(f"'{path}' cannot be read: {error.strerror}") from None
+        if is_other:
+            raise ModelError(
+                f"'{path}' is not the model that the package was compiled from",
+                f"give the '{self.model}' with SHA-256 {self.model_sha256[:16]}..., or compile "
+                "this model",
+            )
+
     def check_versions(self, origin: str) -> None:
         """Checks that the installed TVM can run the package.
 
@@ -148,6 +168,22 @@ class Manifest:
                 "installed",
                 f"compile the model again, or pip install 'apache-tvm=={self.tvm_version}'",
             )
+
+
+def read_manifest(reader: ArchiveReader) -> Manifest:
+    """What a package says of itself, and that its members are those of a package.
+
+    Raises:
+        PackageError: it is none, or its format is newer than this tvmopt.
+    """
+    manifest = Manifest.from_json(reader.manifest(), str(reader.path))
+    expected = {MANIFEST, LIBRARY, WEIGHTS}
+    for name in reader.names:
+        if name not in expected:
+            raise reader.damaged(f"it holds '{name}', which is no part of a package")
+    if set(manifest.members) != expected - {MANIFEST}:
+        raise reader.damaged("its manifest does not list its members")
+    return manifest
 
 
 def own_version() -> str:

@@ -11,15 +11,12 @@ import numpy as np
 from tvmopt.compiler.archive import (
     ALIGNMENT,
     LIBRARY,
-    MANIFEST,
     WEIGHTS,
     ArchiveReader,
 )
 from tvmopt.compiler.executor import Array, Executor
 from tvmopt.compiler.host import check_runs_here
-from tvmopt.compiler.manifest import (
-    Manifest,
-)
+from tvmopt.compiler.manifest import Manifest, read_manifest
 from tvmopt.compiler.output import write_error
 from tvmopt.compiler.sample_inputs import Fill, sample_inputs
 from tvmopt.compiler.threads import check_threads
@@ -50,7 +47,7 @@ class Package:
             PackageError: damaged, made by a newer tvmopt or another TVM, or for another CPU.
         """
         reader = ArchiveReader(path)
-        manifest = _checked_manifest(reader)
+        manifest = read_manifest(reader)
         manifest.check_versions(str(path))
         check_runs_here(manifest.target, str(path))
         for name, member in manifest.members.items():
@@ -157,27 +154,6 @@ class Package:
 
     def __repr__(self) -> str:
         return f"Package({self.manifest.model} for {self.target})"
-
-
-def read_manifest(path: Path) -> Manifest:
-    """What a package says of itself, without making it ready to run, on whatever machine.
-
-    Raises:
-        PackageError: it is no intact package, or its format is newer than this tvmopt.
-    """
-    with ArchiveReader(path) as reader:
-        return _checked_manifest(reader)
-
-
-def _checked_manifest(reader: ArchiveReader) -> Manifest:
-    manifest = Manifest.from_json(reader.manifest(), str(reader.path))
-    expected = {MANIFEST, LIBRARY, WEIGHTS}
-    for name in reader.names:
-        if name not in expected:
-            raise reader.damaged(f"it holds '{name}', which is no part of a package")
-    if set(manifest.members) != expected - {MANIFEST}:
-        raise reader.damaged("its manifest does not list its members")
-    return manifest
 
 
 def _check_weights(reader: ArchiveReader, manifest: Manifest, weights: memoryview) -> None:
