@@ -275,7 +275,8 @@ def test_a_dump_directory_that_is_a_file_is_an_error(model: Path, tmp_path: Path
     (tmp_path / "ir").touch()
     arguments = ["compile", str(model), "--dim", "N=1", "-o", str(tmp_path / "n.tvmpkg")]
     assert main([*arguments, "--dump-dir", str(tmp_path / "ir")]) == 4
-    assert errors(capsys)[0] == f"error: '{tmp_path / 'ir'}': file exists"
+    where = f"'{tmp_path / 'ir'}' (--dump-dir)"
+    assert errors(capsys)[0] == f"error: cannot write the dump {where}: File exists"
     assert not (tmp_path / "n.tvmpkg").exists()
 
 

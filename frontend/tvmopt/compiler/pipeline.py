@@ -9,6 +9,7 @@ import tvm
 
 from tvmopt.compiler.build import build
 from tvmopt.compiler.draft import PackageDraft
+from tvmopt.compiler.dump import dump_module
 from tvmopt.compiler.executor import Array
 from tvmopt.compiler.importer import import_model
 from tvmopt.compiler.output import check_output
@@ -54,12 +55,14 @@ def compile_model(
         imported = import_model(request.source)
     report.remarks.extend(imported.remarks)
     mod = imported.module
-    _dump(request, 0, "import", mod)
+    if request.dump_dir is not None:
+        dump_module(request.dump_dir, 0, "import", mod)
     with _clock(ctx, "passes"):
         for index, one in enumerate(passes, start=1):
             progress(one.name)
             mod = run_pass(one, mod, ctx, plugins.origins.get(type(one), ""))
-            _dump(request, index, one.name, mod)
+            if request.dump_dir is not None:
+                dump_module(request.dump_dir, index, one.name, mod)
 
     progress("build")
     with _clock(ctx, "build"):
@@ -85,11 +88,15 @@ def line_up(request: CompileRequest, plugins: Plugins, ctx: CompileContext) -> l
 
 
 def run_pass(one: Pass, mod: tvm.IRModule, ctx: CompileContext, origin: str) -> tvm.IRModule:
-    """Runs one pass and records how long it took and whether it changed anything."""
+    """Runs one pass and records how long it took and whether it changed anything.
+
+    Raises:
+        Exception: what the pass raised, with a note that says whose pass it is.
+    """
     start = time.perf_counter()
     try:
         with ctx.target:
-            after = one.run(mod, ctx)
+            after = _run(one, mod, ctx)
     except Exception as error:
         error.add_note(f"in the pass '{one.name}' of the plugin '{origin}'")
         raise
@@ -99,16 +106,18 @@ def run_pass(one: Pass, mod: tvm.IRModule, ctx: CompileContext, origin: str) -> 
     return after
 
 
+def _run(one: Pass, mod: tvm.IRModule, ctx: CompileContext) -> tvm.IRModule:
+    try:
+        after = one.run(mod, ctx)
+    except SystemExit as error:  # a plugin does not decide when the program ends
+        raise RuntimeError(f"it called sys.exit({error.code!r})") from error
+    if not isinstance(after, tvm.IRModule):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"it returned {type(after).__name__}, not an IRModule")
+    return after
+
+
 @contextmanager
 def _clock(ctx: CompileContext, phase: str) -> Generator[None]:
     start = time.perf_counter()
     yield
     ctx.report.seconds[phase] = time.perf_counter() - start
-
-
-def _dump(request: CompileRequest, index: int, name: str, mod: tvm.IRModule) -> None:
-    if request.dump_dir is None:
-        return
-    request.dump_dir.mkdir(parents=True, exist_ok=True)
-    path = request.dump_dir / f"{index:02d}_{name}.py"
-    path.write_text(mod.script(show_meta=False), encoding="utf-8")
