@@ -214,7 +214,14 @@ def _external(monkeypatch: pytest.MonkeyPatch, switched_off: str) -> Plugins:
 
 @pytest.mark.parametrize(
     ("value", "off"),
-    [("", []), ("1", ["ext", "other"]), ("all", ["ext", "other"]), (" other , x", ["other"])],
+    [
+        ("", []),
+        ("0", []),
+        ("1", ["ext", "other"]),
+        ("True", ["ext", "other"]),
+        ("all", ["ext", "other"]),
+        (" other , x", ["other"]),
+    ],
 )
 def test_external_plugins_can_be_switched_off(
     value: str, off: list[str], monkeypatch: pytest.MonkeyPatch

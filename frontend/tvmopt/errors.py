@@ -1,7 +1,8 @@
 """Errors that a user can mend. Everything else raises as it is, with its traceback."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 
 class TvmoptError(Exception):
@@ -38,9 +39,21 @@ class InputError(TvmoptError):
 
 
 class GateError(TvmoptError):
-    """A result outside its limits, such as a compiled model that departs from the original."""
+    """A result outside its limits, such as a compiled model that departs from the original.
+
+    Args:
+        message: as of every error.
+        hint: as of every error.
+        details: the figures behind it, for programs; plain data, as `--json` prints it.
+    """
 
     exit_code = 3
+
+    def __init__(
+        self, message: str, hint: str | None = None, details: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message, hint)
+        self.details = dict(details or {})
 
 
 class MissingPackageError(TvmoptError):

@@ -59,7 +59,8 @@ class Plugins:
         """Loads what the entry points of the group `tvmopt` name.
 
         The environment variable `TVMOPT_DISABLE_PLUGINS` switches off plugins of other
-        distributions: `1` or `all` for every one, else a comma-separated list of their names.
+        distributions: `1`, `true` or `all` for every one, else a comma-separated list of their
+        names.
         """
         plugins = cls(_manager())
         disabled = os.environ.get(DISABLE_VARIABLE, "")
@@ -281,6 +282,10 @@ class Plugins:
                 for i in self.infos
             ]
 
+    def origin_of_command(self, command: str) -> str:
+        """The name of the plugin that a subcommand came from; empty for tvmopt's own."""
+        return next((i.name for i in self.infos if command in i.commands and not i.error), "")
+
     def compile_finished(self, request: "CompileRequest", report: "Report") -> None:
         """Tells every plugin that a compilation is done; one that fails causes a warning."""
         for name, plugin in self.manager.list_name_plugin():
@@ -317,9 +322,12 @@ def _distribution(dist: Distribution | None) -> tuple[str, str]:
     return metadata["Name"], metadata["Version"]
 
 
+_EVERY = ("1", "true", "yes", "on", "all")
+
+
 def _is_disabled(name: str, disabled: str) -> bool:
     names: Iterable[str] = (part.strip() for part in disabled.split(","))
-    return any(part in ("1", "all", name) for part in names)
+    return any(part == name or part.lower() in _EVERY for part in names)
 
 
 def _info(entry: EntryPoint) -> tuple[str, str, str, str]:

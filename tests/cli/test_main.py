@@ -78,7 +78,8 @@ def test_an_unexpected_error_shows_its_traceback_and_where_to_report(
     assert run_raising(ValueError("what now")) == 4
     text = capsys.readouterr().err
     assert "Traceback" in text
-    assert "error: internal error: ValueError: what now\n" in text
+    where = "in the command 'act' of the plugin 'acting'"
+    assert f"error: internal error {where}: ValueError: what now\n" in text
     assert "please report it" in text.splitlines()[-1]
 
 

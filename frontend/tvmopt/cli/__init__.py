@@ -1,5 +1,6 @@
 """The program `tvmopt`: one file per subcommand, each light until it runs."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -62,13 +63,26 @@ def _run(args: Sequence[str] | None, session: "Session", *, load: bool) -> int:
         # The reader (`| head`) went away. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except SystemExit:
+        # What click and rich make of a reader that went away. Others' never get here: see `_Cli`.
+        return 1
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last resort, by design
+        plugin = session.plugins.origin_of_command(session.command)
+        if plugin and not hasattr(error, "__notes__"):
+            error.add_note(f"in the command '{session.command}' of the plugin '{plugin}'")
         wanted = session.verbose or os.environ.get("TVMOPT_TRACEBACK") == "1"
-        code, text = explain(error, traceback=wanted)
-        if session.interrupt.happened and code != INTERRUPTED:  # what Ctrl-C became on its way
-            code, text = explain(KeyboardInterrupt(), traceback=False)
-        print(text, file=sys.stderr)  # noqa: T201
-        return code
+        failure = explain(error)
+        if session.interrupt.happened and failure.code != INTERRUPTED:
+            failure = explain(KeyboardInterrupt())  # this is what Ctrl-C became on its way
+        given = sys.argv[1:] if args is None else args
+        if "--json" in given and not plugin and failure.message:  # a plugin's --json is its own
+            from tvmopt.cli.console import print_json
+
+            with contextlib.suppress(OSError):  # it may be stdout that failed
+                print_json(failure.to_json())
+                sys.stdout.flush()
+        print(failure.text(traceback=wanted), file=sys.stderr)  # noqa: T201
+        return failure.code
 
 
 def _show_warning(

@@ -1,5 +1,7 @@
 """Puts the subcommands together: tvmopt's own first, then those of plugins."""
 
+from typing import Any
+
 import click
 
 from tvmopt.cli.benchmark import benchmark
@@ -10,6 +12,7 @@ from tvmopt.cli.options import verbose_option
 from tvmopt.cli.plugins import plugins_command
 from tvmopt.cli.profile import profile
 from tvmopt.cli.run import run
+from tvmopt.cli.session import Session
 from tvmopt.cli.targets import targets
 from tvmopt.errors import unknown_name
 from tvmopt.plugins import Plugins
@@ -43,6 +46,15 @@ class _Cli(click.Group):
             raise unknown_name("command", args[0], self.commands)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SystemExit as error:
+            if isinstance(error.__context__, BrokenPipeError):  # rich answers it in this way
+                raise
+            # A command returns its exit code. Else a plugin could end the program in silence.
+            raise RuntimeError(f"it called sys.exit({error.code!r})") from error
+
 
 def make_cli(plugins: Plugins) -> click.Group:
     """The program with the commands of `plugins`; plugins whose commands fail are marked bad."""
@@ -62,6 +74,9 @@ def make_cli(plugins: Plugins) -> click.Group:
         """
         if ctx.invoked_subcommand is None:
             click.echo(ctx.get_help())
+        session = ctx.find_object(Session)
+        if session is not None:
+            session.command = ctx.invoked_subcommand or ""
 
     for command in COMMANDS:
         cli.add_command(command)

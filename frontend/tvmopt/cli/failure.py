@@ -2,11 +2,13 @@
 
 import errno
 import os
+from dataclasses import dataclass
 from traceback import format_exception
+from typing import Any
 
 import click
 
-from tvmopt.errors import MissingPackageError, TvmoptError
+from tvmopt.errors import GateError, MissingPackageError, TvmoptError
 
 TOOL_ERROR = 4
 INTERRUPTED = 130
@@ -23,22 +25,41 @@ _REMEDIES = {
 }
 
 
-def explain(error: BaseException, *, traceback: bool) -> tuple[int, str]:
-    """The exit code for `error`, and the text for stderr.
+@dataclass(frozen=True)
+class Failure:
+    """What ended a run, in words."""
 
-    Args:
-        error: what ended the run.
-        traceback: show Python's traceback even of what a user can mend.
-    """
+    error: BaseException
+    code: int
+    message: str
+    hint: str | None = None
+    label: str = "error: "
+
+    def text(self, *, traceback: bool) -> str:
+        """The lines for stderr.
+
+        Args:
+            traceback: show Python's traceback even of what a user can mend.
+        """
+        lines = [f"{self.label}{self.message}"]
+        if self.hint:
+            lines.append(f"hint: {self.hint}")
+        if traceback or _is_unexpected(self.error):
+            lines = ["".join(format_exception(self.error)).rstrip(), *lines]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `--json` prints in place of a result; a failed gate adds its figures."""
+        data = {"error": self.message, "hint": self.hint, "exit_code": self.code}
+        return {**self.error.details, **data} if isinstance(self.error, GateError) else data
+
+
+def explain(error: BaseException) -> Failure:
+    """Finds the words and the exit code for what ended a run."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):  # a plugin's group of commands
-        return error.exit_code, error.format_message()
+        return Failure(error, error.exit_code, error.format_message(), label="")
     code, message, hint = _describe(error)
-    lines = [f"error: {message}"] if code != INTERRUPTED else [message]
-    if hint:
-        lines.append(f"hint: {hint}")
-    if traceback or _is_unexpected(error):
-        lines = ["".join(format_exception(error)).rstrip(), *lines]
-    return code, "\n".join(lines)
+    return Failure(error, code, message, hint, label="" if code == INTERRUPTED else "error: ")
 
 
 def _describe(error: BaseException) -> tuple[int, str, str | None]:

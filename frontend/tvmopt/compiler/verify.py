@@ -1,7 +1,8 @@
 """The compiled model against the original: on the same inputs, output by output."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from tvmopt.compiler.allowances import forgive
 from tvmopt.compiler.compare import compare, is_within
@@ -91,7 +92,8 @@ def verify(
                 threads,
                 least_limit=error.limit,
             )
-            raise GateError(_message(error, reference), _hint(departure))
+            details = _details(errors, departure)
+            raise GateError(_message(error, reference), _hint(departure), details)
     for error in errors:
         if error.finite_share < 1:
             share = f"{1 - error.finite_share:.3g} of it is NaN or infinite in the original, too"
@@ -107,6 +109,14 @@ def _message(error: OutputError, reference: Reference) -> str:
     if error.limit == 0:
         return f"{what}: integers differ by up to {error.max_abs:.6g}, they must be equal"
     return f"{what}: relative error {error.max_rel:.3g}, the limit is {error.limit:.0e}"
+
+
+def _details(errors: Sequence[OutputError], departure: Departure | None) -> dict[str, Any]:
+    """The figures of every output, and the first layer that departs."""
+    return {
+        "outputs": [asdict(error) for error in errors],
+        "first_departure": asdict(departure) if departure else None,
+    }
 
 
 def _hint(departure: Departure | None) -> str:
