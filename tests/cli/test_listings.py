@@ -157,10 +157,9 @@ def test_doctor_says_what_optional_things_are_for_and_how_to_get_them(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(doctor_module, "installed_version", lambda name: None)
-    monkeypatch.setattr(doctor_module.shutil, "which", lambda name: None)
     main(["doctor", "--json"], Plugins.of())
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["optional"]}
-    assert {"onnxruntime", "openvino", "torch", "xgboost", "ziglang", "qemu-aarch64"} <= set(rows)
+    assert set(rows) == {"onnxruntime", "openvino", "ziglang"}  # nothing that is not used yet
     assert all(row["purpose"] and row["remedy"] for row in rows.values())
     assert {row["status"] for row in rows.values()} == {"optional"}
 
@@ -168,7 +167,7 @@ def test_doctor_says_what_optional_things_are_for_and_how_to_get_them(
 def test_doctor_is_5_without_anything_to_link_with(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(doctor_module.shutil, "which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["doctor"], Plugins.of()) == 5
     assert "problem: linker is missing; install gcc or clang" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """`tvmopt inspect MODEL --capability`: which operators compile, and what stands in the way."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,8 @@ def inspect_capability(source: ModelSource, *, as_json: bool) -> int:
         import_model(source)
     except TvmoptError as error:
         problem = error
+        rows = [part for row in rows for part in _split(row, str(error))]
+        rows.sort(key=lambda row: bool(row.how))  # what cannot be compiled first
     else:
         for row in rows:
             row.how = row.how or "computed ahead of time"
@@ -70,6 +72,19 @@ def inspect_capability(source: ModelSource, *, as_json: bool) -> int:
             raise problem
         return problem.exit_code
     return 0
+
+
+def _split(row: OpCapability, error: str) -> list[OpCapability]:
+    """Tells the nodes that the import's error names from the others of their operator."""
+    if not row.how:
+        return [row]
+    named = [name for name in row.nodes if f"node '{name}' ({row.operator})" in error]
+    if not named:
+        return [row]
+    why_not = error.partition(f"node '{named[0]}' ({row.operator})")[2].lstrip(": ")
+    refused = OpCapability(row.operator, "", why_not, named)
+    others = [name for name in row.nodes if name not in named]
+    return [refused, *([replace(row, nodes=others)] if others else [])]
 
 
 def capabilities(path: Path) -> dict[str, OpCapability]:

@@ -1,7 +1,6 @@
 """`tvmopt doctor`: is everything here that tvmopt needs, and what would more bring."""
 
 import platform
-import shutil
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -41,13 +40,7 @@ _REASONS = {
 _PACKAGES = (
     ("onnxruntime", "fast verification and `benchmark --against`", "pip install 'tvmopt[peers]'"),
     ("openvino", "`benchmark --against`", "pip install 'tvmopt[peers]'"),
-    ("torch", "quantization-aware training and model export", "pip install 'tvmopt[train]'"),
-    ("xgboost", "the cost model of tuning", "pip install 'tvmopt[tune]'"),
-    ("ziglang", "linking for other CPUs than this one", "pip install ziglang"),
-)
-
-_TOOLS = (
-    (("qemu-aarch64", "qemu-aarch64-static"), "runs ARM packages here", "apt install qemu-user"),
+    ("ziglang", "links where no C compiler is installed", "pip install ziglang"),
 )
 
 
@@ -56,13 +49,13 @@ _TOOLS = (
 @verbose_option
 @click.pass_obj
 def doctor(session: Session, *, as_json: bool) -> int:
-    """Checks versions, CPU features and optional tools; says what to install.
+    """Checks versions, CPU features and optional packages; says what to install.
 
     Exits with 5 when something is missing that every compilation needs.
     """
     system = _system()
     required = [*_required(), _runtime(), _linker()]
-    optional = [*_tools(), *_packages()]
+    optional = _packages()
     backends = _backends(session)
     bad = session.plugins.bad
     if as_json:
@@ -155,15 +148,6 @@ def _packages() -> list[Finding]:
         found = installed_version(name) or installed_version(f"{name}-cpu")
         status: Status = "ok" if found else "optional"
         findings.append(Finding(name, status, found or "-", purpose, "" if found else remedy))
-    return findings
-
-
-def _tools() -> list[Finding]:
-    findings: list[Finding] = []
-    for names, purpose, remedy in _TOOLS:
-        found = next((path for path in map(shutil.which, names) if path), None)
-        status: Status = "ok" if found else "optional"
-        findings.append(Finding(names[0], status, found or "-", purpose, "" if found else remedy))
     return findings
 
 
