@@ -276,3 +276,31 @@ def test_packed_weights_hold_every_weight_once() -> None:
     single = pack_depthwise(_data(5, 1, 2, 3), 4)
     assert single.shape == (2, 2, 3, 4)
     assert np.count_nonzero(single) == 30
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float64"])
+@pytest.mark.parametrize("shape", [(1, 16, 1, 1), (1, 1, 6, 5)])
+def test_constants_keep_the_type_of_the_image_they_meet(
+    check: Any, dtype: str, shape: tuple[int, ...]
+) -> None:
+    constant = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    before = _module(
+        IMAGE,
+        _conv(16, 16),
+        lambda *v: R.astype(v[-1], dtype),
+        lambda *v: R.add(v[-1], relax.const(constant, dtype)),
+    )
+    after = check(Layout(), before, **CLOSE)
+    assert _kernels(after)[-1] == "join_channels"
+    assert dtype in {array.dtype.name for array in _constants(after)}
+
+
+def test_prelu_keeps_the_type_of_its_image(check: Any) -> None:
+    slope = np.linspace(0.1, 0.9, 16)
+    before = _module(
+        IMAGE,
+        _conv(16, 16),
+        lambda *v: R.astype(v[-1], "float64"),
+        lambda *v: R.nn.prelu(v[-1], relax.const(slope, "float64")),
+    )
+    assert "nn.prelu" not in _kernels(check(Layout(), before, **CLOSE))

@@ -87,7 +87,7 @@ class Images:
         rest = blocks * self.block - channels
         padded = np.pad(array, ((0, 0), (0, rest), (0, 0), (0, 0)))
         split = padded.reshape(batch, blocks, self.block, height, width).transpose(0, 1, 3, 4, 2)
-        return relax.const(np.ascontiguousarray(split))
+        return relax.const(np.ascontiguousarray(split), array.dtype.name)
 
 
 def _static(expr: relax.Expr) -> tuple[int, ...]:

@@ -76,7 +76,7 @@ def emit_convolution(conv: Convolution, graph: Graph, images: Images) -> relax.E
         return graph.bb.call_te(
             partial(depthwise_nchwc, window=conv.window),
             image.var,
-            relax.const(pack_depthwise(conv.weight, images.block)),
+            relax.const(pack_depthwise(conv.weight, images.block), "float32"),
             primfunc_name_hint="depthwise_conv2d",
             primfunc_attrs=ANCHOR,
         )
@@ -93,7 +93,7 @@ def emit_convolution(conv: Convolution, graph: Graph, images: Images) -> relax.E
     return graph.bb.call_te(
         partial(conv2d_nchwc, window=window, in_channels=in_channels, groups=conv.groups),
         data,
-        relax.const(pack_weight(conv.weight, images.block, factor)),
+        relax.const(pack_weight(conv.weight, images.block, factor), "float32"),
         primfunc_name_hint="conv2d",
         primfunc_attrs=ANCHOR,
     )

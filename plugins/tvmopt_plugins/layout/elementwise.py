@@ -3,7 +3,7 @@
 import numpy as np
 from tvm import relax
 
-from tvmopt.rewriting import Graph, attrs_of, constant_value, is_op, shape_of
+from tvmopt.rewriting import Graph, attrs_of, constant_value, dtype_of, is_op, shape_of
 from tvmopt_plugins.layout.blocked import Images
 
 _UNARY = (
@@ -52,8 +52,8 @@ def prelu(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None:
         return None
     if int(attrs_of(value).axis) % len(shape) != 1:
         return None
-    zero = relax.const(0.0, "float32")
-    factor = relax.const(np.ascontiguousarray(slope.reshape(1, -1, 1, 1)))
+    zero = relax.const(0.0, dtype_of(data))
+    factor = _constant(slope, (1, -1, 1, 1))
     below = relax.op.multiply(relax.op.minimum(data, zero), factor)
     return relax.op.add(relax.op.maximum(data, zero), below)
 
@@ -76,4 +76,4 @@ def _operand(arg: relax.Expr, channels: int, graph: Graph, images: Images) -> re
 
 
 def _constant(array: np.ndarray, shape: tuple[int, ...]) -> relax.Expr:
-    return relax.const(np.ascontiguousarray(array.reshape(shape)))
+    return relax.const(np.ascontiguousarray(array.reshape(shape)), array.dtype.name)

@@ -100,7 +100,7 @@ def _average(
     graph: Graph, image: relax.Expr, window: Window, counts: np.ndarray[Any, Any]
 ) -> relax.Expr:
     same = counts.min() == counts.max()
-    scale = 1.0 / float(counts.flat[0]) if same else relax.const((1.0 / counts).astype("float32"))
+    scale = 1.0 / float(counts.flat[0]) if same else relax.const(1.0 / counts, "float32")
     return graph.bb.call_te(
         partial(avg_pool_nchwc, window=window),
         image,

@@ -71,7 +71,7 @@ def _with_weight(
     columns = weight.shape[1]
     rows = int(np.prod(shape[:-1]))
     tile = register_tile(machine, rows, columns)
-    panels = relax.const(pack_weight(weight, tile.vectors * machine.lanes))
+    panels = relax.const(pack_weight(weight, tile.vectors * machine.lanes), "float32")
     return graph.bb.call_te(
         matmul_packed,
         x,

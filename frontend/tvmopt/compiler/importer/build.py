@@ -167,9 +167,9 @@ class _Builder:
         if isinstance(result, (relax.Var, GenericConst)):
             return result
         if isinstance(result, relax.ShapeExpr):  # static, as every shape is
-            return relax.const(np.array([int(size) for size in result.values], np.int64))
+            return relax.const([int(size) for size in result.values], "int64")
         if isinstance(result, (tvm.tirx.IntImm, tvm.tirx.FloatImm)):
-            return relax.const(np.array(result.value, str(result.ty.dtype)))
+            return relax.const(result.value, str(result.ty.dtype))
         return self.blocks.emit(result)
 
     def _check_dtype(self, proto: NodeProto, name: str) -> None:
