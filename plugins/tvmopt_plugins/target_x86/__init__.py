@@ -68,7 +68,7 @@ class X86(Backend):
     def legalizations(self) -> Mapping[str, Any]:
         from tvmopt_schedules.cpu.legalize import legalizations
 
-        return legalizations(self._machine())
+        return legalizations()
 
     def schedule_rules(self) -> "Sequence[ScheduleRule]":
         from tvmopt_schedules.x86.rules import rules

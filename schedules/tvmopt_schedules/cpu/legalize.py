@@ -9,17 +9,15 @@ from tvm import relax, te
 from tvmopt_schedules.cpu.compute.arg_extremum import arg_extremum
 from tvmopt_schedules.cpu.compute.norm import group_norm, instance_norm, layer_norm, rms_norm
 from tvmopt_schedules.cpu.compute.softmax import log_softmax, softmax
-from tvmopt_schedules.cpu.machine import Machine
 
 LegalizeFunc = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
 
 
-def legalizations(machine: Machine) -> Mapping[str, LegalizeFunc]:
+def legalizations() -> Mapping[str, LegalizeFunc]:
     """Legalizations by Relax operator name; operators that are not named take TVM's.
 
     Transcendentals need none: `fast_math` expands them in the scheduled kernel.
     """
-    del machine  # the definitions here are the same for every vector width
     rows: dict[str, LegalizeFunc] = {
         "relax.argmax": _arg_extremum(largest=True),
         "relax.argmin": _arg_extremum(largest=False),
