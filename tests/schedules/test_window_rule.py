@@ -123,6 +123,17 @@ def test_max_pooling(
     assert "window-nchwc" in made.rules
 
 
+@pytest.mark.parametrize("kernel", [(3, 3), (9, 31)])
+def test_the_largest_of_infinities_is_infinite(device: str, kernel: tuple[int, int]) -> None:
+    image = np.full((1, 16, 12, 36), -np.inf, "float32")
+    image[0, 3, 0, 0] = np.inf
+    padding = _padding(kernel, (1, 1), 0)
+    made = _compile(device, image.shape, lambda x: R.nn.max_pool2d(x, kernel, (1, 1), padding))
+    seen = windows(image, kernel, (1, 1), padding, (1, 1), fill=-np.inf)
+    np.testing.assert_array_equal(made.run(image)[0], seen.max(axis=(4, 5)).astype("float32"))
+    assert made.rules.count("window-nchwc") == 1
+
+
 @pytest.mark.parametrize("include", [False, True])
 @pytest.mark.parametrize("padding", [(0, 0, 0, 0), (1, 1, 1, 1), (0, 1, 2, 0)])
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 1)])

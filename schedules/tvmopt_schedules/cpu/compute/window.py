@@ -5,6 +5,7 @@ Images are `[N, ceil(C / b), H, W, b]`; what the last block holds beyond `C` nev
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from tvm import te, tirx
@@ -12,6 +13,11 @@ from tvm import te, tirx
 from tvmopt_schedules.cpu.blocks import OP_ANNOTATION
 
 WINDOW = "window_nchwc"
+
+# `te.max` begins with the lowest finite number, which is larger than -inf.
+_largest: Any = te.comm_reducer(
+    lambda a, b: tirx.Max(a, b), lambda dtype: tirx.const(-inf, dtype), name="largest"
+)
 
 
 @dataclass(frozen=True)
@@ -63,13 +69,12 @@ def depthwise_nchwc(data: te.Tensor, weight: te.Tensor, window: Window) -> te.Te
 
 
 def max_pool_nchwc(data: te.Tensor, window: Window) -> te.Tensor:
-    """The largest value in each window."""
-    lowest = float(te.min_value(str(data.dtype)))
-    padded = pad_image(data, window, lowest)
+    """The largest value in each window of floats; -inf where there is nothing larger."""
+    padded = pad_image(data, window, -inf)
     kh, kw = _axes(window)
     result: Any = te.compute(
         _shape(data, window),
-        lambda n, c, y, x, b: te.max(
+        lambda n, c, y, x, b: _largest(
             padded(n, c, *_place(window, (y, x), (kh, kw)), b), axis=[kh, kw]
         ),
         name="max_pool_nchwc",
