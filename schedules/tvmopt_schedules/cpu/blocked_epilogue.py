@@ -7,9 +7,11 @@ from tvm import ir, s_tir
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvmopt_schedules.cpu.blocks import Kernel, is_reduction
+from tvmopt_schedules.cpu.loops import PARALLEL_WORK, work
 from tvmopt_schedules.cpu.machine import Machine
+from tvmopt_schedules.cpu.terms import IF_THEN_ELSE
 
-_PLAIN_CALLS = frozenset({"tirx.if_then_else", "tirx.likely", "tirx.fabs"})
+_PLAIN_CALLS = frozenset({IF_THEN_ELSE, "prim.likely", "tirx.fabs"})
 
 
 def close_kernel(
@@ -78,15 +80,20 @@ def _calls(block: s_tir.SBlock) -> int:
 
 
 def schedule_moves(sch: s_tir.Schedule, names: tuple[str, ...], machine: Machine) -> None:
-    """Loops for the changes of layout behind a kernel: inlined into one, vectorized, parallel."""
+    """Loops for the changes of layout behind a kernel: inlined into one, vectorized.
+
+    They are parallel where that pays.
+    """
     for name in names[:-1]:
         sch.compute_inline(sch.get_sblock(name))
     for name in names[-1:]:
-        *outer, inner = sch.get_loops(sch.get_sblock(name))
+        block = sch.get_sblock(name)
+        is_big = work(sch, block) >= PARALLEL_WORK
+        *outer, inner = sch.get_loops(block)
         if int(sch.get(inner).extent) % machine.lanes == 0:
             _, lane = sch.split(inner, [None, machine.lanes])
             sch.vectorize(lane)
-        if outer:
+        if outer and is_big:
             sch.parallel(sch.fuse(*outer))
 
 

@@ -12,7 +12,7 @@ import tvm_ffi
 from tvm import ir, s_tir, sym, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from tvmopt_schedules.cpu.terms import substitute, variables
+from tvmopt_schedules.cpu.terms import is_conditional, substitute, variables
 
 _realize = tvm_ffi.get_global_func("s_tir.schedule.GetSBlockRealize")
 
@@ -32,7 +32,7 @@ def conditions(sch: s_tir.Schedule, block: SBlockRV) -> Conditions:
     found: list[Any] = []
 
     def call(node: Any) -> None:
-        if isinstance(node.op, ir.Op) and node.op.name == "prim.if_then_else":
+        if is_conditional(node):
             found.extend(_comparisons(substitute(node.args[0], values)))
 
     tvm_ffi.structural_walk(realize.block.body, [(ir.Call, call)])

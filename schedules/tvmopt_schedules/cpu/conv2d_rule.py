@@ -3,15 +3,14 @@
 from math import prod
 
 from tvm import s_tir, tirx
-from tvm.s_tir.dlight import ScheduleRule
-from tvm.s_tir.schedule import LoopRV, SBlockRV, ScheduleError
-from tvm.target import Target
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvmopt_schedules.cpu.blocked_epilogue import close_kernel, schedule_moves, store_tile
 from tvmopt_schedules.cpu.blocks import Kernel, find_anchor
 from tvmopt_schedules.cpu.compute.conv2d import CONV2D, CONV2D_PIXELS, GROUPS
 from tvmopt_schedules.cpu.conv2d_tile import ConvShape, chunking, conv_tile
-from tvmopt_schedules.cpu.machine import Machine
+from tvmopt_schedules.cpu.guarded_rule import GuardedRule
+from tvmopt_schedules.cpu.loops import PARALLEL_WORK, work
 from tvmopt_schedules.cpu.prefetch import PREFETCH, prefetch_next_blocks
 
 PARTITION = "pragma_loop_partition_hint"
@@ -25,7 +24,7 @@ Asking for them ahead takes 5 % off ResNet-18 and 8 % off ResNet-50.
 """
 
 
-class Conv2d(ScheduleRule):
+class Conv2d(GuardedRule):
     """Keeps a tile of pixels x output-channel blocks in registers over the whole reduction.
 
     Loops: image, chunk of rows, tile of channel blocks, row, tile of pixels | reduction | tile. The
@@ -34,23 +33,12 @@ class Conv2d(ScheduleRule):
 
     name = "conv2d-nchwc"
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-
-    def apply(
-        self,
-        func: tirx.PrimFunc,
-        target: Target,
-        tunable: bool,  # noqa: FBT001
-    ) -> s_tir.Schedule | None:
+    def schedule(self, func: tirx.PrimFunc) -> s_tir.Schedule | None:
         sch = s_tir.Schedule(func)
         for op in (CONV2D, CONV2D_PIXELS):
             kernel = find_anchor(sch, op)
             if kernel is not None:
-                try:
-                    return self._schedule(sch, kernel, by_rows=op == CONV2D)
-                except ScheduleError:
-                    return None
+                return self._schedule(sch, kernel, by_rows=op == CONV2D)
         return None
 
     def _schedule(self, sch: s_tir.Schedule, kernel: Kernel, *, by_rows: bool) -> s_tir.Schedule:
@@ -123,7 +111,7 @@ class Conv2d(ScheduleRule):
         if lane:
             sch.vectorize(lane[0])
         sch.annotate(column, PARTITION, 1)
-        if chunk is None:
+        if chunk is None and work(sch, pad) >= PARALLEL_WORK:
             sch.parallel(sch.fuse(image, channel, row))
 
 

@@ -8,7 +8,7 @@ from tvm import s_tir, tirx
 from tvm.ir.expr import TensorLoad
 from tvm.s_tir.schedule import SBlockRV
 
-from tvmopt_schedules.cpu.loops import NOT_LEGAL, extent, fuse, is_spatial
+from tvmopt_schedules.cpu.loops import NOT_LEGAL, PARALLEL_WORK, extent, fuse, is_spatial, work
 
 
 def product_and_epilogue(
@@ -74,6 +74,8 @@ def _read_index(sch: s_tir.Schedule, block: SBlockRV, store: str, axes: int) -> 
             found.append(list(load.indices))
 
     tvm_ffi.structural_walk(body.body, [(TensorLoad, note)])
+    if not found:
+        raise ValueError("the epilogue does not read the product")
     first = found[0]
     for other in found[1:]:
         pairs = zip(first, other, strict=True)
@@ -95,8 +97,9 @@ def _merged(
 def _plain_loops(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:
     if not is_spatial(sch, block):
         return
+    is_big = work(sch, block) >= PARALLEL_WORK
     *outer, inner = sch.get_loops(block)
     if (extent(sch, inner) or 1) % lanes == 0:
         sch.vectorize(sch.split(inner, [None, lanes])[1])
-    if outer:
+    if outer and is_big:
         sch.parallel(fuse(sch, outer))

@@ -13,7 +13,7 @@ import tvm_ffi
 from tvm import ir, s_tir, tirx
 from tvm.tirx import ForKind, IterVar
 
-from tvmopt_schedules.cpu.terms import with_body
+from tvmopt_schedules.cpu.terms import is_conditional, with_body
 
 IsMath = Callable[[ir.Call], bool]
 
@@ -94,7 +94,7 @@ def _hold_scalar(realize: s_tir.SBlockRealize, is_math: IsMath) -> Any:
 
 def _can_hold(block: s_tir.SBlock, is_math: IsMath) -> bool:
     """Whether arguments may be computed before the store: no condition guards a load."""
-    guarded = contains(block.body, lambda call: getattr(call.op, "name", "") == "prim.if_then_else")
+    guarded = contains(block.body, is_conditional)
     store = isinstance(block.body, tirx.BufferStore) and block.init is None
     return store and not guarded and _has_nested(block.body, is_math)
 

@@ -5,6 +5,14 @@ from typing import Any
 import tvm_ffi
 from tvm import ir, s_tir, tirx
 
+IF_THEN_ELSE = "prim.if_then_else"
+"""The operator of a conditional that evaluates only the branch that it takes."""
+
+
+def is_conditional(call: ir.Call) -> bool:
+    """Whether the call is an `if_then_else`."""
+    return isinstance(call.op, ir.Op) and call.op.name == IF_THEN_ELSE
+
 
 def with_body(block: s_tir.SBlock, body: Any) -> s_tir.SBlock:
     """The block with another body."""
