@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from import_helpers import assert_like_reference, imported, model, node, run, value
 from onnx import helper
+from small_onnx import assert_like_reference, imported, model, node, run, value
 
 from tvmopt import ModelError
 

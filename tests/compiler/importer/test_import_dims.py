@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from import_helpers import model, node, value
 from onnx import TensorProto, helper
+from small_onnx import model, node, value
 
 from tvmopt import ModelError, ModelSource, UsageError
 from tvmopt.compiler.importer import ImportedModel, import_model

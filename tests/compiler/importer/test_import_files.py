@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from import_helpers import model, node, run, value
+from small_onnx import model, node, run, value
 
 from tvmopt import ModelError, ModelSource
 from tvmopt.compiler.importer import import_model, read

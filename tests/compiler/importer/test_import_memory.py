@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from import_helpers import model, node, value
+from small_onnx import model, node, value
 
 PROGRAM = """
 import resource, sys

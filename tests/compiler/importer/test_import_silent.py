@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from import_helpers import assert_like_reference, imported, model, node, run, value
 from onnx import AttributeProto, helper, numpy_helper
+from small_onnx import assert_like_reference, imported, model, node, run, value
 
 from tvmopt import ModelError
 

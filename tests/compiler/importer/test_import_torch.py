@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from import_helpers import run
+from small_onnx import run
 
 from tvmopt import ModelSource
 from tvmopt.compiler.importer import import_model
