@@ -10,7 +10,7 @@ from tvmopt import GateError, InputError
 from tvmopt.compiler.allowances import QUANTIZED_LIMIT, chosen_from, forgive, forgive_ties
 from tvmopt.compiler.compare import compare, is_within
 from tvmopt.compiler.package import Package
-from tvmopt.compiler.verify import verify_draft
+from tvmopt.compiler.verify import allowed, verify_draft
 
 
 def verified(small, output: Path | None = None, **kwargs):
@@ -145,6 +145,21 @@ def test_a_quantized_model_may_be_a_step_off():
     error = judged(original + 1 / 127, original, "QuantizeLinear", "DequantizeLinear")
     assert is_within(error)
     assert error.limit == QUANTIZED_LIMIT
+
+
+def test_an_allowance_is_told():
+    original = np.array([1.0, -0.5], np.float32)
+    strict = compare("y", original + 1 / 127, original)
+    remarks = allowed([strict], [judged(original + 1 / 127, original, "QuantizeLinear")])
+    assert [remark.kind for remark in remarks] == ["missed"]
+    assert "output 'y'" in remarks[0].message
+    assert "judged by 0.024" in remarks[0].message
+
+
+def test_an_output_within_its_own_limit_needs_no_allowance():
+    original = np.array([1.0, -0.5], np.float32)
+    strict = compare("y", original, original)
+    assert allowed([strict], [judged(original, original, "QuantizeLinear")]) == []
 
 
 def test_a_quantized_model_may_not_be_many_steps_off():

@@ -32,7 +32,7 @@ def main(args: Sequence[str] | None = None, plugins: "Plugins | None" = None) ->
             session = Session(Plugins.of() if plugins is None else plugins, interrupt=interrupt)
             return _run(args, session, load=plugins is None)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)  # noqa: T201
+        print("interrupted", file=sys.stderr)  # noqa: T201 - rich may not be loaded yet
         return 130
     finally:
         if args is None:
@@ -81,7 +81,7 @@ def _run(args: Sequence[str] | None, session: "Session", *, load: bool) -> int:
             with contextlib.suppress(OSError):  # it may be stdout that failed
                 print_json(failure.to_json())
                 sys.stdout.flush()
-        print(failure.text(traceback=wanted), file=sys.stderr)  # noqa: T201
+        print(failure.text(traceback=wanted), file=sys.stderr)  # noqa: T201 - rich may not be loaded yet
         return failure.code
 
 

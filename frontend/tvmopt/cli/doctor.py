@@ -95,7 +95,7 @@ def _system() -> list[tuple[str, str]]:
 
 def _cpu_name() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - procfs
             for line in file:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()

@@ -22,7 +22,7 @@ class ExpandMath(ScheduleRule):
         self,
         func: tirx.PrimFunc,
         target: Target,
-        tunable: bool,  # noqa: FBT001
+        tunable: bool,  # noqa: FBT001 - the signature of TVM's rules
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         scheduled = self.rule.apply(func, target, tunable)
         if tunable or not isinstance(scheduled, s_tir.Schedule):

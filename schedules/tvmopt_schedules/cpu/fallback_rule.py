@@ -38,7 +38,7 @@ class Fallback(ScheduleRule):
         self,
         func: tirx.PrimFunc,
         target: Target,
-        tunable: bool,  # noqa: FBT001
+        tunable: bool,  # noqa: FBT001 - the signature of TVM's rules
     ) -> s_tir.Schedule:
         for attempted in (self._schedule_blocks, self._spread_blocks):
             try:

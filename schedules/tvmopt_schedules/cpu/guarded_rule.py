@@ -22,7 +22,7 @@ class GuardedRule(ScheduleRule):
         self,
         func: tirx.PrimFunc,
         target: Target,
-        tunable: bool,  # noqa: FBT001
+        tunable: bool,  # noqa: FBT001 - the signature of TVM's rules
     ) -> s_tir.Schedule | None:
         try:
             return self.schedule(func)
