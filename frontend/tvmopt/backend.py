@@ -25,6 +25,7 @@ class Capabilities:
         l1_bytes: size of the level-1 data cache in bytes.
         l2_bytes: size of the level-2 cache in bytes.
         features: instruction-set features in LLVM's names, such as `avx2` or `avx512vnni`.
+        l3_bytes: size of the level-3 cache in bytes, shared by the cores; 0 where there is none.
     """
 
     lanes: int
@@ -33,6 +34,7 @@ class Capabilities:
     l1_bytes: int
     l2_bytes: int
     features: frozenset[str] = frozenset()
+    l3_bytes: int = 0
 
 
 @dataclass(frozen=True)

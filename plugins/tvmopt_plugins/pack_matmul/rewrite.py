@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 def pack_matmul(mod: tvm.IRModule, source: "PackMatmul", ctx: CompileContext) -> tvm.IRModule:
     """Rewrites the matmuls of `main` for the backend's registers."""
-    has = ctx.request.backend.capabilities
-    machine = Machine(has.lanes, has.registers, has.cores, has.l1_bytes, has.l2_bytes)
+    machine = Machine.of(ctx.request.backend.capabilities)
 
     def rewrite(value: relax.Expr, graph: Graph) -> relax.Expr | None:
         if not is_op(value, "relax.matmul"):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _BASE = ("sse4.2", "avx", "avx2", "fma", "f16c", "bmi2")
 _AVX512 = (*_BASE, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 _VNNI = (*_AVX512, "avx512vnni")
+_USUAL_CACHES = (32 << 10, 1 << 20, 16 << 20)
 
 
 class X86(Backend):
@@ -34,7 +35,7 @@ class X86(Backend):
     def capabilities(self) -> Capabilities:
         features = frozenset(self.isa())
         wide = "avx512f" in features
-        l1_bytes, l2_bytes = cpu_info.cache_bytes() if self._is_native else (32 << 10, 1 << 20)
+        l1_bytes, l2_bytes, l3_bytes = cpu_info.cache_bytes() if self._is_native else _USUAL_CACHES
         return Capabilities(
             lanes=16 if wide else 8,
             registers=32 if wide else 16,
@@ -42,6 +43,7 @@ class X86(Backend):
             l1_bytes=l1_bytes,
             l2_bytes=l2_bytes,
             features=features,
+            l3_bytes=l3_bytes,
         )
 
     def target(self) -> "tvm.target.Target":
@@ -110,8 +112,7 @@ class X86(Backend):
     def _machine(self) -> Any:
         from tvmopt_schedules.cpu.machine import Machine
 
-        has = self.capabilities
-        return Machine(has.lanes, has.registers, has.cores, has.l1_bytes, has.l2_bytes)
+        return Machine.of(self.capabilities)
 
 
 @hookimpl

@@ -29,9 +29,12 @@ def features() -> frozenset[str]:
 
 
 @cache
-def cache_bytes() -> tuple[int, int]:
-    """Sizes of the level-1 data and the level-2 cache in bytes; 32 KiB and 1 MiB if untold."""
-    sizes = {1: 32 << 10, 2: 1 << 20}
+def cache_bytes() -> tuple[int, int, int]:
+    """Sizes of the level-1 data, level-2 and level-3 caches in bytes.
+
+    Untold ones count as 32 KiB, 1 MiB, and none.
+    """
+    sizes = {1: 32 << 10, 2: 1 << 20, 3: 0}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
             level = int((index / "level").read_text())
@@ -41,7 +44,7 @@ def cache_bytes() -> tuple[int, int]:
             continue
         if kind != "Instruction" and level in sizes and size.endswith("K"):
             sizes[level] = int(size[:-1]) << 10
-    return sizes[1], sizes[2]
+    return sizes[1], sizes[2], sizes[3]
 
 
 @cache

@@ -90,8 +90,7 @@ class Sse(Backend):
     def _machine(self) -> Any:
         from tvmopt_schedules.cpu.machine import Machine
 
-        has = self.capabilities
-        return Machine(has.lanes, has.registers, has.cores, has.l1_bytes, has.l2_bytes)
+        return Machine.of(self.capabilities)
 
 
 @hookimpl
