@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What passes need to know of the hardware, as data.
+    """What passes need to know of the hardware, as data; rates are those of one core.
 
     Attributes:
         lanes: float32 lanes of one vector register; blocked layouts have blocks of that many
@@ -26,6 +26,12 @@ class Capabilities:
         l2_bytes: size of the level-2 cache in bytes.
         features: instruction-set features in LLVM's names, such as `avx2` or `avx512vnni`.
         l3_bytes: size of the level-3 cache in bytes, shared by the cores; 0 where there is none.
+        fmas_per_cycle: float32 vector multiply-adds that begin in a cycle.
+        fma_latency: cycles until the result of a multiply-add can be added to.
+        loads_per_cycle: whole vectors read from the level-1 cache in a cycle.
+        l2_bytes_per_cycle: bytes that a stream from the level-2 cache brings in a cycle.
+        l3_bytes_per_cycle: the same of the level-3 cache.
+        memory_bytes_per_cycle: the same of memory.
     """
 
     lanes: int
@@ -35,6 +41,17 @@ class Capabilities:
     l2_bytes: int
     features: frozenset[str] = frozenset()
     l3_bytes: int = 0
+    fmas_per_cycle: float = 2.0
+    fma_latency: float = 4.0
+    loads_per_cycle: float = 2.0
+    l2_bytes_per_cycle: float = 32.0
+    l3_bytes_per_cycle: float = 16.0
+    memory_bytes_per_cycle: float = 5.0
+
+    @property
+    def flops_per_cycle(self) -> float:
+        """Float32 operations that one core begins in a cycle at most."""
+        return 2 * self.lanes * self.fmas_per_cycle
 
 
 @dataclass(frozen=True)

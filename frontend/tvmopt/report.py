@@ -46,6 +46,9 @@ class Layer:
         flops: floating-point operations of one call; 0 for pure data movement.
         bytes_moved: size in bytes of all its inputs and outputs.
         outputs: shapes of its outputs, as text such as `float32[1, 64, 56, 56]`.
+        weight_bytes: size of the constants among its inputs.
+        predicted_cycles: what the schedule's cost model expects of one core; 0 where it has none.
+        pieces: equal parts that cores share; 1 where one core does all.
     """
 
     kernel: str
@@ -56,6 +59,9 @@ class Layer:
     flops: int
     bytes_moved: int
     outputs: tuple[str, ...]
+    weight_bytes: int = 0
+    predicted_cycles: float = 0.0
+    pieces: int = 1
 
 
 @dataclass
@@ -65,6 +71,8 @@ class Report:
     passes: list[PassRecord] = field(default_factory=list[PassRecord])
     remarks: list[Remark] = field(default_factory=list[Remark])
     layers: list[Layer] = field(default_factory=list[Layer])
+    flops_per_cycle: float = 0.0
+    """What one core of the target begins in a cycle at most: turns cycles into time."""
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     """Wall-clock seconds by phase: `import`, `build`, `package`, `verify`, ..."""
 

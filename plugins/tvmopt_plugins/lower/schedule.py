@@ -12,6 +12,7 @@ from tvm.s_tir.analysis import estimate_tir_flops
 from tvm.s_tir.dlight import ScheduleRule
 
 from tvmopt import CompileContext, Layer
+from tvmopt_schedules.prediction import Prediction, prediction_of
 
 if TYPE_CHECKING:
     from tvmopt_plugins.lower import Schedule as SchedulePass
@@ -21,11 +22,12 @@ SCHEDULED = "tirx.is_scheduled"
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What became of one kernel: the rule's name, and why no specific one took it."""
+    """What became of one kernel: the rule's name, why no specific one took it, its prediction."""
 
     rule: str
     fallback: str
     flops: int
+    prediction: Prediction | None = None
 
 
 def schedule(mod: tvm.IRModule, source: "SchedulePass", ctx: CompileContext) -> tvm.IRModule:
@@ -46,7 +48,7 @@ def schedule(mod: tvm.IRModule, source: "SchedulePass", ctx: CompileContext) -> 
             chosen[var.name_hint] = _Chosen("none", why, flops)
             continue
         fallback = "no specific rule takes it" if getattr(rule, "fallback", False) else ""
-        chosen[var.name_hint] = _Chosen(_name(rule), fallback, flops)
+        chosen[var.name_hint] = _Chosen(_name(rule), fallback, flops, prediction_of(made))
         for key, value in (func.attrs or {}).items():
             made = made.with_attr(key, value)
         scheduled[var] = made.with_attr(SCHEDULED, True)  # noqa: FBT003 - TVM's signature
@@ -54,6 +56,7 @@ def schedule(mod: tvm.IRModule, source: "SchedulePass", ctx: CompileContext) -> 
     for var, func in scheduled.items():
         after.update_func(var, func)
     ctx.report.layers[:] = _layers(after, chosen)
+    ctx.report.flops_per_cycle = ctx.request.backend.capabilities.flops_per_cycle
     for layer in ctx.report.layers:
         if layer.fallback:
             ctx.missed(source, ", ".join(layer.nodes), f"{layer.op}: {layer.fallback}")
@@ -95,6 +98,8 @@ def _layers(mod: tvm.IRModule, chosen: dict[str, _Chosen]) -> list[Layer]:
             one = chosen[kernel]
             outputs = _tensors(call.ty_args[0])
             inputs = [ty for arg in call.args[1].fields for ty in _tensors(arg.ty)]
+            weights = [arg.ty for arg in call.args[1].fields if _is_constant(arg)]
+            prediction = one.prediction or Prediction(0.0)
             layers.append(
                 Layer(
                     kernel=kernel,
@@ -105,9 +110,16 @@ def _layers(mod: tvm.IRModule, chosen: dict[str, _Chosen]) -> list[Layer]:
                     flops=one.flops,
                     bytes_moved=sum(_size_bytes(ty) for ty in [*inputs, *outputs]),
                     outputs=tuple(_describe(ty) for ty in outputs),
+                    weight_bytes=sum(_size_bytes(ty) for ty in weights),
+                    predicted_cycles=prediction.cycles,
+                    pieces=prediction.pieces,
                 )
             )
     return layers
+
+
+def _is_constant(arg: relax.Expr) -> bool:
+    return isinstance(arg, tvm.ir.expr.GenericConst)
 
 
 def _tensors(ty: tvm.ir.Type) -> list[relax.TensorType]:

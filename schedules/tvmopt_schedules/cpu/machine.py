@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Machine:
-    """One CPU as schedules see it.
+    """One CPU as schedules see it; rates are those of one core.
 
     Attributes:
         lanes: float32 lanes of a vector register (4 NEON, 8 AVX2, 16 AVX-512).
@@ -16,6 +16,12 @@ class Machine:
         l2_bytes: level-2 cache in bytes.
         features: instruction-set features in LLVM's names, such as `avx512bf16`.
         l3_bytes: level-3 cache in bytes, shared by the cores; 0 where there is none.
+        fmas_per_cycle: vector multiply-adds that begin in a cycle.
+        fma_latency: cycles until the result of a multiply-add can be added to.
+        loads_per_cycle: whole vectors read from the level-1 cache in a cycle.
+        l2_bytes_per_cycle: bytes that a stream from the level-2 cache brings in a cycle.
+        l3_bytes_per_cycle: the same of the level-3 cache.
+        memory_bytes_per_cycle: the same of memory.
     """
 
     lanes: int
@@ -25,6 +31,12 @@ class Machine:
     l2_bytes: int
     features: frozenset[str] = frozenset()
     l3_bytes: int = 0
+    fmas_per_cycle: float = 2.0
+    fma_latency: float = 4.0
+    loads_per_cycle: float = 2.0
+    l2_bytes_per_cycle: float = 32.0
+    l3_bytes_per_cycle: float = 16.0
+    memory_bytes_per_cycle: float = 5.0
 
     @classmethod
     def of(cls, capabilities: Any) -> "Machine":

@@ -9,6 +9,7 @@ from tvmopt_schedules.cpu.expand_math_rule import ExpandMath
 from tvmopt_schedules.cpu.fallback_rule import Fallback
 from tvmopt_schedules.cpu.machine import Machine
 from tvmopt_schedules.cpu.matmul_rule import MatmulPacked
+from tvmopt_schedules.cpu.predicted_rule import Predicted
 from tvmopt_schedules.cpu.row_rule import Row
 from tvmopt_schedules.cpu.window_rule import WindowNchwc
 
@@ -24,4 +25,4 @@ def rules(machine: Machine) -> list[ScheduleRule]:
         Row(machine),
         Fallback(machine),
     ]
-    return [ExpandMath(rule) for rule in scheduling]
+    return [Predicted(ExpandMath(rule), machine) for rule in scheduling]

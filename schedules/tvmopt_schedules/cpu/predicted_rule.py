@@ -1,0 +1,78 @@
+"""Any schedule rule, with a prediction for the kernels that the rule itself makes none for."""
+
+from math import prod
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import IRModule, s_tir, tirx
+from tvm.s_tir.analysis import estimate_tir_flops
+from tvm.s_tir.dlight import ScheduleRule
+from tvm.target import Target
+
+from tvmopt_schedules.cpu.cost import pass_cycles
+from tvmopt_schedules.cpu.machine import Machine
+from tvmopt_schedules.prediction import Prediction, predict, prediction_of
+
+
+class Predicted(ScheduleRule):
+    """Applies another rule and counts its kernel as one pass over its operands.
+
+    A rule that knows better attaches its own prediction, which is kept.
+    """
+
+    def __init__(self, rule: ScheduleRule, machine: Machine) -> None:
+        self.rule = rule
+        self.machine = machine
+        self.name: str = getattr(rule, "name", type(rule).__name__)
+        self.fallback = bool(getattr(rule, "fallback", False))
+
+    def apply(
+        self,
+        func: tirx.PrimFunc,
+        target: Target,
+        tunable: bool,  # noqa: FBT001 - the signature of TVM's rules
+    ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
+        scheduled = self.rule.apply(func, target, tunable)
+        if tunable or not isinstance(scheduled, s_tir.Schedule):
+            return scheduled
+        kernel = scheduled.mod["main"]
+        if prediction_of(kernel) is not None:
+            return scheduled
+        return predict(scheduled, _one_pass(kernel, self.machine))
+
+
+def _one_pass(kernel: tirx.PrimFunc, machine: Machine) -> Prediction:
+    """The longer of moving all operands once and of the arithmetic, a vector at a time."""
+    sizes = [_size_bytes(parameter.ty) for parameter in kernel.params]
+    return Prediction(
+        pass_cycles(machine, sum(sizes), _operations(kernel)), parallel_pieces(kernel)
+    )
+
+
+def parallel_pieces(kernel: tirx.PrimFunc) -> int:
+    """Iterations of the kernel's largest parallel loop; 1 where there is none."""
+    found = [1]
+
+    def note(loop: tirx.For) -> None:
+        if loop.kind == tirx.ForKind.PARALLEL and isinstance(loop.extent, tirx.IntImm):
+            found.append(int(loop.extent))
+
+    tvm_ffi.structural_walk(kernel.body, [(tirx.For, note)])
+    return max(found)
+
+
+def _operations(kernel: tirx.PrimFunc) -> int:
+    """Floating-point operations of one call; 0 where TVM cannot tell."""
+    try:
+        return int(estimate_tir_flops(IRModule({"main": kernel})))
+    except tvm.error.InternalError:
+        return 0
+
+
+def _size_bytes(ty: Any) -> int:
+    """Size of an operand; 0 where it depends on the data, or is a scalar."""
+    shape = getattr(ty, "shape", [None])
+    if not all(isinstance(dim, tirx.IntImm) for dim in shape):
+        return 0
+    return prod(int(dim) for dim in shape) * ((tvm.DataType(str(ty.dtype)).bits + 7) // 8)
