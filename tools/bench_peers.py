@@ -1,13 +1,18 @@
 """Measures tvmopt against ONNX Runtime and OpenVINO: the same models, in one run, alternating.
 
     python tools/bench_peers.py --models DIR --threads 1,2 --json out.json
-    python tools/bench_peers.py resnet18.onnx --peers onnxruntime --limit 1.25
+    python tools/bench_peers.py resnet18.onnx --limit 1.05 --limit-geomean onnxruntime=0.85
+    python tools/bench_peers.py --models DIR8 --batch 8     # made by make_models.py --batch 8
 
 Each model is compiled in a process of its own (time, peak memory), and measured in another one for
 each number of threads, because thread pools keep the size that they begin with. Inside it the
 programs take turns, run by run, on the same inputs and in float32; the table shows medians. The
 error is the largest difference from ONNX Runtime's output over that output's largest value.
-Exit code: 0; 1 when a model failed; 3 when a ratio or an error is over its limit.
+
+`run MB` is the peak memory of one more process for each program, which does nothing but load the
+model and run it: interpreter, libraries, weights and activations.
+
+Exit code: 0; 1 when a model failed; 3 when a figure is over its limit.
 """
 
 import argparse
@@ -20,52 +25,26 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_rows import OWN, PEERS, Limits, Row, closing_lines, sentence, tables_of, verdict
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-
-PEERS = ("onnxruntime", "openvino")
-OWN = "tvmopt"
 
 LEAST_ROUNDS = 5
+MEMORY_RUNS = 5  # of a process whose memory is measured
 BUSY = 0.75  # load average per CPU before we begin, from which others are in the way
 
 Tensors = dict[str, NDArray[Any]]
 ONCE = "--once"  # how this script calls itself
 
 
-@dataclass
-class Row:
-    """One model on one number of threads. Times are of one inference, at batch size 1."""
-
-    model: str
-    threads: int
-    compile_seconds: float = 0.0
-    compile_peak_mb: float = 0.0
-    load_seconds: float = 0.0
-    onnx_bytes: int = 0
-    package_bytes: int = 0
-    median_ms: dict[str, float] = field(default_factory=dict[str, float])
-    min_ms: dict[str, float] = field(default_factory=dict[str, float])
-    relative_error: float | None = None
-    error: str = ""
-
-    def ratio(self, peer: str) -> float | None:
-        """Our median over the peer's; below 1 we are faster."""
-        if OWN not in self.median_ms or peer not in self.median_ms:
-            return None
-        return self.median_ms[OWN] / self.median_ms[peer]
-
-
 @dataclass(frozen=True)
 class Settings:
-    """How to compile and how long to measure."""
+    """How to compile and how long to measure; no batch size is the exported one."""
 
     target: str
     disabled_passes: list[str]
@@ -73,10 +52,13 @@ class Settings:
     repeat: int
     seconds: float
     warmup: int
+    batch: int | None = None
 
 
 def main() -> int:
     """Measures what the command line names; returns the exit code."""
+    from rich.console import Console  # not above: as in `tables_of`
+
     given = _parser().parse_args()
     models: list[Path] = [
         *given.onnx,
@@ -87,7 +69,20 @@ def main() -> int:
         print(f"error: no such model: {missing[0]}" if missing else "error: no model is given")
         return 2
     settings = Settings(
-        given.target, given.disable_pass, given.peers, given.repeat, given.seconds, given.warmup
+        given.target,
+        given.disable_pass,
+        given.peers,
+        given.repeat,
+        given.seconds,
+        given.warmup,
+        given.batch,
+    )
+    limits = Limits(
+        given.limit,
+        dict(given.limit_geomean),
+        given.limit_memory,
+        given.max_error,
+        given.limit_compile,
     )
     console = Console(stderr=True)
     if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
@@ -99,18 +94,21 @@ def main() -> int:
             package = Path(folder) / f"{path.stem}.tvmpkg"
             compiled = _in_process("compile", [path, package], settings, threads=None)
             for threads in given.threads:
-                row = Row(path.stem, threads, onnx_bytes=onnx_bytes(path))
+                row = Row(path.stem, threads, given.batch or 1, onnx_bytes=onnx_bytes(path))
                 _update(row, compiled)
                 if not row.error:
                     row.package_bytes = package.stat().st_size
                     _update(row, _in_process("measure", [path, package], settings, threads))
+                if not row.error and given.memory:
+                    _update(row, run_peaks([path, package], settings, threads))
                 rows.append(row)
-                console.print(_sentence(row), style="red" if row.error else "", markup=False)
+                console.print(sentence(row), style="red" if row.error else "", markup=False)
                 if given.json:
                     write_json(given.json, rows, settings)
             package.unlink(missing_ok=True)
-    Console(width=None if sys.stdout.isatty() else 150).print(table_of(rows, settings.peers))
-    return verdict(rows, given.limit, given.max_error)
+    Console(width=None if sys.stdout.isatty() else 150).print(*tables_of(rows, settings.peers))
+    print(*closing_lines(rows, settings.peers), sep="\n")
+    return verdict(rows, limits)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,7 +126,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=20, help="about the most for measuring")
     parser.add_argument("--warmup", type=int, default=3, help="rounds that are not counted")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--batch", type=int, metavar="N", help="size of open first dimensions")
+    parser.add_argument(
+        "--no-memory", dest="memory", action="store_false", help="leave out peak memory at run"
+    )
     parser.add_argument("--limit", type=float, help="the most that tvmopt/onnxruntime may be")
+    parser.add_argument(
+        "--limit-geomean",
+        type=_peer_limit,
+        action="append",
+        default=[],
+        metavar="PEER=RATIO",
+        help="the most that the geometric mean of tvmopt/PEER may be",
+    )
+    parser.add_argument(
+        "--limit-memory",
+        type=float,
+        metavar="RATIO",
+        help="the most that peak memory at run may be of ONNX Runtime's",
+    )
+    parser.add_argument("--limit-compile", type=float, metavar="SECONDS", help="for each model")
     parser.add_argument("--max-error", type=float, default=1e-4, help="the most relative error")
     return parser
 
@@ -148,8 +165,13 @@ def _peers(text: str) -> list[str]:
     return names
 
 
+def _peer_limit(text: str) -> tuple[str, float]:
+    name, _, ratio = text.partition("=")
+    return _peers(name)[0], float(ratio)
+
+
 def _in_process(
-    step: str, paths: list[Path], settings: Settings, threads: int | None
+    step: str, paths: list[Path], settings: Settings, threads: int | None, program: str = OWN
 ) -> dict[str, Any]:
     """Runs one of `STEPS` in a fresh Python; what it returns, or its error."""
     environment = dict(os.environ)
@@ -161,6 +183,7 @@ def _in_process(
             "paths": [str(path.absolute()) for path in paths],
             "settings": asdict(settings),
             "threads": threads,
+            "program": program,
             "result": result.name,
         }
         command = [sys.executable, __file__, ONCE, json.dumps(task)]
@@ -179,6 +202,8 @@ def run_once(task: dict[str, Any]) -> None:
     try:
         if task["step"] == "compile":
             values = compile_model(onnx_path, package_path, settings)
+        elif task["step"] == "memory":
+            values = load_and_run(onnx_path, package_path, task["threads"], task["program"])
         else:
             values = measure(onnx_path, package_path, settings, task["threads"])
     except Exception as error:  # noqa: BLE001 - the other models shall be measured all the same
@@ -197,10 +222,67 @@ def compile_model(onnx_path: Path, package_path: Path, settings: Settings) -> di
         onnx_path,
         target=settings.target,
         output=package_path,
+        input_shapes=input_shapes_at(onnx_path, settings.batch) if settings.batch else None,
         disabled_passes=frozenset(settings.disabled_passes),
         verify=False,  # `measure` does; here ONNX Runtime's memory would count as ours
     )
     return {"compile_seconds": time.perf_counter() - start, "compile_peak_mb": peak_mb()}
+
+
+def input_shapes_at(path: Path, batch: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's inputs with their first dimension set to `batch` where it is open."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for value in graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if value.name in constants or not dims:
+            continue
+        first, *rest = [dim.dim_value for dim in dims]
+        if first not in (0, batch):
+            hint = "export it for this one (tools/make_models.py --batch N)"
+            raise ValueError(f"input '{value.name}' has the fixed batch size {first}: {hint}")
+        if 0 in rest:
+            raise ValueError(f"input '{value.name}' has more open dimensions than its batch size")
+        shapes[value.name] = (batch, *rest)
+    return shapes
+
+
+def run_peaks(paths: list[Path], settings: Settings, threads: int) -> dict[str, Any]:
+    """`Row.run_peak_mb`, of programs that take turns in nothing: each has its own process."""
+    peaks: dict[str, float] = {}
+    for program in (OWN, *settings.peers):
+        found = _in_process("memory", paths, settings, threads, program)
+        if "error" in found:
+            return {"error": f"{program}: {found['error']}"}
+        peaks[program] = found["mb"]
+    return {"run_peak_mb": peaks}
+
+
+def load_and_run(
+    onnx_path: Path, package_path: Path, threads: int, program: str
+) -> dict[str, float]:
+    """Peak memory in MB of this process after a few runs on the inputs that `measure` left."""
+    with np.load(inputs_of(package_path)) as arrays:
+        inputs: Tensors = dict(arrays)
+    if program == OWN:
+        import tvmopt
+
+        run = tvmopt.load(package_path).bind(inputs, threads)
+    else:
+        from tvmopt.peers import peer_runners
+
+        run = peer_runners([program], onnx_path, inputs, threads)[program]
+    for _ in range(MEMORY_RUNS):
+        run()
+    return {"mb": peak_mb()}
+
+
+def inputs_of(package_path: Path) -> Path:
+    """Where the inputs lie that a package was measured with."""
+    return package_path.with_suffix(".npz")
 
 
 def measure(
@@ -209,12 +291,13 @@ def measure(
     """Medians and minima of all programs, and tvmopt's error against ONNX Runtime."""
     import tvmopt
     from tvmopt.compiler.benchmark import benchmark_alternating
-    from tvmopt.compiler.peers import peer_runners
+    from tvmopt.peers import peer_runners
 
     start = time.perf_counter()
     package = tvmopt.load(package_path)
     load_seconds = time.perf_counter() - start
     inputs = package.sample_inputs()
+    np.savez(inputs_of(package_path), **inputs)
     outputs = package.run(inputs, threads)
     runners: dict[str, Callable[[], object]] = {OWN: package.bind(inputs, threads)}
     runners |= peer_runners(settings.peers, onnx_path, inputs, threads)
@@ -285,34 +368,6 @@ def _update(row: Row, values: dict[str, Any]) -> None:
         setattr(row, name, value)
 
 
-def _sentence(row: Row) -> str:
-    if row.error:
-        return f"{row.model}, {row.threads} thread(s): {row.error}"
-    times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in row.median_ms.items())
-    return f"{row.model}, {row.threads} thread(s): {times}"
-
-
-def table_of(rows: list[Row], peers: list[str]) -> Table:
-    """One line for each model and number of threads."""
-    table = Table(title="median latency in ms; ratio = tvmopt / peer, below 1 tvmopt is faster")
-    table.add_column("model")
-    for name in ("threads", OWN, *peers, *(f"/ {peer}" for peer in peers)):
-        table.add_column(name, justify="right")
-    for name in ("rel. error", "compile s", "peak MB", "load s", "package/onnx"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        if row.error:
-            table.add_row(row.model, str(row.threads), "failed", style="red")
-            continue
-        cells = [f"{row.median_ms[name]:.2f}" for name in (OWN, *peers)]
-        cells += [f"{row.ratio(peer):.2f}" for peer in peers]
-        cells.append("-" if row.relative_error is None else f"{row.relative_error:.1e}")
-        cells += [f"{row.compile_seconds:.1f}", f"{row.compile_peak_mb:.0f}"]
-        cells += [f"{row.load_seconds:.2f}", f"{row.package_bytes / row.onnx_bytes:.3f}"]
-        table.add_row(row.model, str(row.threads), *cells)
-    return table
-
-
 def write_json(path: Path, rows: list[Row], settings: Settings) -> None:
     """Writes all rows so far, under a temporary name first."""
     data = {
@@ -347,25 +402,6 @@ def version_of(distribution: str) -> str:
         return version(distribution)
     except PackageNotFoundError:
         return "not installed"
-
-
-def verdict(rows: list[Row], limit: float | None, max_error: float) -> int:
-    """Prints what is wrong; returns the exit code."""
-    code = 0
-    for row in rows:
-        where = f"{row.model}, {row.threads} thread(s)"
-        ratio = row.ratio("onnxruntime")
-        # A NaN is over every limit.
-        if row.relative_error is not None and not row.relative_error <= max_error:
-            print(f"{where}: relative error {row.relative_error:.1e} is over {max_error:.1e}")
-            code = 3
-        if limit is not None and ratio is not None and ratio > limit:
-            print(f"{where}: {ratio:.2f} times ONNX Runtime's time is over {limit}")
-            code = 3
-    failed = [row for row in rows if row.error]
-    for row in failed:
-        print(f"{row.model}, {row.threads} thread(s): {row.error}")
-    return 1 if failed else code
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Writes real architectures with random weights to ONNX files, to measure and test with.
 
     python tools/make_models.py --output DIR [NAME ...]
+    python tools/make_models.py --output DIR8 --batch 8
 
 The weights are seeded and scaled so that activations stay finite; batch norms get gains, biases and
-statistics that are not trivial. The number of parameters is checked against the published one.
+statistics that are not trivial. The number of parameters is checked against the published one. All
+shapes are fixed, as exporters write the batch size into reshapes; the weights do not depend on it.
 Needs torch and onnxscript (`pip install 'tvmopt[train]'`).
 """
 
@@ -70,6 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ARCHITECTURES))
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="by default 1")
     given = parser.parse_args()
     unknown = [name for name in given.names if name not in ARCHITECTURES]
     if unknown:
@@ -78,13 +81,16 @@ def main() -> None:
     for name in given.names or ARCHITECTURES:
         start = time.perf_counter()
         path = given.output / f"{name}.onnx"
-        write(ARCHITECTURES[name], path)
+        write(ARCHITECTURES[name], path, given.batch)
         size_mb = path.stat().st_size / 1e6
         print(f"{path}  {size_mb:.1f} MB  {time.perf_counter() - start:.0f} s", flush=True)
 
 
-def write(architecture: Architecture, path: Path) -> None:
-    """Builds one network with seeded weights and exports it, under a temporary name first."""
+def write(architecture: Architecture, path: Path, batch: int) -> None:
+    """Builds one network with seeded weights and exports it, under a temporary name first.
+
+    The weights do not depend on `batch`.
+    """
     torch.manual_seed(SEED)
     network = architecture.build()
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -93,7 +99,7 @@ def write(architecture: Architecture, path: Path) -> None:
     randomize(network)
     calibrate(network, architecture)
     network.eval()
-    inputs = sample_inputs(architecture, batch=1)
+    inputs = sample_inputs(architecture, batch)
     with torch.no_grad():
         results = network(*inputs)
     outputs = results if isinstance(results, tuple) else (results,)

@@ -6,7 +6,7 @@ import pytest
 
 from tvmopt import MissingPackageError, ModelError, UsageError
 from tvmopt.compiler.benchmark import BenchmarkResult, benchmark_alternating, ratios
-from tvmopt.compiler.peers import peer_runners
+from tvmopt.peers import peer_runners
 
 
 def test_percentiles_mean_and_minimum():

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -13,6 +14,11 @@ TOOLS = Path(__file__).parents[2] / "tools"
 @pytest.fixture
 def bench(load_tool):
     return load_tool("bench_peers")
+
+
+@pytest.fixture
+def bench_rows(load_tool):
+    return load_tool("bench_rows")
 
 
 def row(bench, ours=2.0, theirs=1.0, error=1e-6):
@@ -45,28 +51,106 @@ def test_error_of_a_zero_output_is_absolute(bench):
 
 def test_nan_in_an_output_is_an_error(bench, capsys):
     error = bench.error_of(np.array([1.0, math.nan]), np.ones(2))
-    assert bench.verdict([row(bench, error=error)], limit=None, max_error=1e-4) == 3
+    assert bench.verdict([row(bench, error=error)], bench.Limits()) == 3
     assert "relative error nan" in capsys.readouterr().out
 
 
 def test_all_within_limits_exits_with_0(bench):
-    assert bench.verdict([row(bench, ours=1.25)], limit=1.25, max_error=1e-4) == 0
+    assert bench.verdict([row(bench, ours=1.25)], bench.Limits(ratio=1.25)) == 0
 
 
 def test_ratio_over_the_limit_exits_with_3(bench, capsys):
-    assert bench.verdict([row(bench, ours=1.3)], limit=1.25, max_error=1e-4) == 3
+    assert bench.verdict([row(bench, ours=1.3)], bench.Limits(ratio=1.25)) == 3
     assert "1.30 times ONNX Runtime's time" in capsys.readouterr().out
+
+
+def pair(bench, first=1.0, second=4.0, threads=1):
+    """Two models whose ratios to ONNX Runtime are the given ones."""
+    return [
+        bench.Row(name, threads, median_ms={"tvmopt": ratio, "onnxruntime": 1.0})
+        for name, ratio in (("a", first), ("b", second))
+    ]
+
+
+def test_geometric_mean_is_of_the_models_of_one_number_of_threads(bench_rows):
+    rows = pair(bench_rows) + pair(bench_rows, 3.0, 3.0, threads=2)
+    means = bench_rows.geomeans(rows, "onnxruntime")
+    assert means[1] == (pytest.approx(2.0), 2)
+    assert means[2] == (pytest.approx(3.0), 2)
+
+
+def test_geometric_mean_over_its_limit_exits_with_3(bench, capsys):
+    limits = bench.Limits(geomean={"onnxruntime": 1.9})
+    assert bench.verdict(pair(bench), limits) == 3
+    assert "tvmopt / onnxruntime, 2.000, is over 1.9" in capsys.readouterr().out
+
+
+def test_limit_on_a_peer_that_was_not_measured_is_not_kept(bench, capsys):
+    assert bench.verdict(pair(bench), bench.Limits(geomean={"openvino": 1.0})) == 3
+    assert "no ratio to openvino" in capsys.readouterr().out
+
+
+def test_speed_up_is_one_threads_time_over_that_of_more(bench_rows):
+    rows = pair(bench_rows, 4.0) + pair(bench_rows, 2.5, threads=2)
+    assert bench_rows.speed_up(rows[2], rows) == 1.6
+    assert bench_rows.speed_up(rows[0], rows) is None
+
+
+def test_memory_over_its_limit_exits_with_3(bench, capsys):
+    one = row(bench)
+    one.run_peak_mb = {"tvmopt": 150.0, "onnxruntime": 100.0}
+    assert bench.verdict([one], bench.Limits(memory=1.0)) == 3
+    assert "1.50 times ONNX Runtime's memory is over 1.0" in capsys.readouterr().out
+
+
+def test_compiling_longer_than_the_limit_exits_with_3(bench, capsys):
+    one = row(bench)
+    one.compile_seconds = 20.5
+    assert bench.verdict([one], bench.Limits(compile_seconds=20)) == 3
+    assert "compiled in 20.5 s" in capsys.readouterr().out
+
+
+def save_model(path, *dims):
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, dims)
+    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, dims)
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [value], [out])), path)
+    return path
+
+
+def test_batch_size_replaces_an_open_first_dimension(bench, tmp_path):
+    path = save_model(tmp_path / "m.onnx", "batch", 3)
+    assert bench.input_shapes_at(path, 8) == {"x": (8, 3)}
+
+
+def test_batch_size_does_not_replace_a_fixed_one(bench, tmp_path):
+    path = save_model(tmp_path / "m.onnx", 1, 3)
+    with pytest.raises(ValueError, match="has the fixed batch size 1"):
+        bench.input_shapes_at(path, 8)
+
+
+def test_what_measures_a_peers_memory_holds_no_tvm(bench):
+    code = (
+        "import sys, bench_peers, tvmopt.peers; "
+        "print([name for name in ('tvm', 'tvm_ffi', 'onnx', 'rich') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=TOOLS, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
 
 
 def test_failed_model_exits_with_1_and_says_why(bench, capsys):
     rows = [row(bench), bench.Row("broken", 2, error="compile: no such operator")]
-    assert bench.verdict(rows, limit=None, max_error=1e-4) == 1
+    assert bench.verdict(rows, bench.Limits()) == 1
     assert "broken, 2 thread(s): compile: no such operator" in capsys.readouterr().out
 
 
 def test_failed_model_has_its_line_in_the_table(bench):
-    table = bench.table_of([bench.Row("broken", 1, error="x"), row(bench)], ["onnxruntime"])
-    assert list(table.columns[2].cells) == ["failed", "2.00"]
+    rows = [bench.Row("broken", 1, error="x"), row(bench)]
+    times, costs = bench.tables_of(rows, ["onnxruntime"])
+    assert list(times.columns[2].cells) == ["failed", "2.00"]
+    assert list(costs.columns[0].cells) == ["m"]
 
 
 def test_json_is_read_back(bench, tmp_path):

@@ -88,7 +88,7 @@ def benchmark(
     given = complete_inputs(loaded, inputs, fill_mode, seed)
     runners = {"tvmopt": loaded.bind(given, count)}
     if peers:
-        from tvmopt.compiler.peers import peer_runners
+        from tvmopt.peers import peer_runners
 
         runners |= peer_runners(peers, _original(loaded, package, model), given, count)
     with Rounds(f"measuring {', '.join(runners)}", repeat) as progress:

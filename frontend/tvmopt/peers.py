@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import numpy.typing as npt
 
-from tvmopt.compiler.executor import Array
 from tvmopt.errors import MissingPackageError, ModelError, unknown_name
 
+# No TVM and no ONNX here: a process that measures a peer's memory holds nothing but the peer.
+Array = npt.NDArray[Any]
 Runner = Callable[[], object]
 
 
@@ -46,6 +47,7 @@ def onnxruntime_runner(path: Path, inputs: Mapping[str, Array], threads: int) ->
         import onnxruntime as ort
     except ImportError:
         raise _missing("onnxruntime") from None
+    providers = ["CPUExecutionProvider"]
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -55,9 +57,11 @@ def onnxruntime_runner(path: Path, inputs: Mapping[str, Array], threads: int) ->
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        for name, size in _named_dims(path, inputs).items():
-            options.add_free_dimension_override_by_name(name, size)
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), options, providers=providers)
+        if open_dims := _named_dims(session, inputs):
+            for name, size in open_dims.items():
+                options.add_free_dimension_override_by_name(name, size)
+            session = ort.InferenceSession(str(path), options, providers=providers)
         binding = session.io_binding()
         for name, array in inputs.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
@@ -108,16 +112,14 @@ PEERS: Mapping[str, Callable[[Path, Mapping[str, Array], int], Runner]] = {
 """By the name that `--against` takes."""
 
 
-def _named_dims(path: Path, inputs: Mapping[str, Array]) -> dict[str, int]:
-    graph = onnx.load(path, load_external_data=False).graph
-    sizes: dict[str, int] = {}
-    for value in graph.input:
-        if value.name in inputs:
-            dims = value.type.tensor_type.shape.dim
-            for dim, size in zip(dims, inputs[value.name].shape, strict=False):
-                if dim.dim_param:
-                    sizes[dim.dim_param] = size
-    return sizes
+def _named_dims(session: Any, inputs: Mapping[str, Array]) -> dict[str, int]:
+    return {
+        dim: size
+        for value in session.get_inputs()
+        if value.name in inputs
+        for dim, size in zip(value.shape, inputs[value.name].shape, strict=False)
+        if isinstance(dim, str)
+    }
 
 
 def _missing(name: str) -> MissingPackageError:
