@@ -263,6 +263,30 @@ def test_large_weights_are_asked_for_ahead(device: str) -> None:
     assert "prefetch" not in small.assembly
 
 
+def test_large_images_are_asked_for_ahead(device: str) -> None:
+    # 2.4 MiB of input, over half of any level-2 cache here; 16 and 32 KiB of weights are near.
+    large = _check(device, Case(128, 32, 69, 69, (1, 1)))
+    small = _check(device, Case(128, 32, 9, 9, (1, 1)))
+    assert "prefetch" in large.assembly
+    assert "prefetch" not in small.assembly
+
+
+def test_a_large_residual_is_asked_for_ahead(device: str) -> None:
+    weight = _data(64, 16, 1, 1, seed=1)
+    image, other = _data(1, 16, 57, 53), _data(1, 64, 57, 53, seed=2)
+
+    def emit(bb: relax.BlockBuilder, inputs: Any) -> relax.Expr:
+        conv = bb.emit(R.nn.conv2d(inputs[0], relax.const(weight)))
+        return bb.emit(R.nn.relu(bb.emit(R.add(conv, R.nn.relu(inputs[1])))))
+
+    shapes = [(image.shape, "float32"), (other.shape, "float32")]
+    made = compile_relax(device, shapes, emit, [Layout()])
+    exact = np.maximum(conv2d(image, weight) + np.maximum(other, 0), 0)
+    # 16 products and a sum, each of size 25 at most.
+    np.testing.assert_allclose(made.run(image, other)[0], exact, rtol=1e-5, atol=17 * 2.0**-24 * 25)
+    assert "prefetch" in made.assembly
+
+
 def _shape(rows: int, pixels: int, blocks: int, reduction: int) -> ConvShape:
     return ConvShape(
         rows=rows,

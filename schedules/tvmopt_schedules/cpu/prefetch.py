@@ -1,76 +1,77 @@
-"""Weights are asked for one tile ahead, where they come from beyond the level-2 cache."""
+"""Asking for memory ahead of its use: hardware follows a stream by some lines, within one page."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tvm_ffi
 from tvm import IRModule, ir, s_tir, tirx
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from tvmopt_schedules.cpu.terms import substitute, variables
+from tvmopt_schedules.cpu.terms import substitute
 
-PREFETCH = "tvmopt.prefetch"
-"""Annotation of the innermost loop outside of the register tile."""
+LINE_BYTES = 64
+"""Of a cache line, on every CPU that the rules are for."""
 
 _READ, _INTO_LEVEL_2, _DATA = 0, 2, 1  # operands of LLVM's intrinsic
 
+_realize = tvm_ffi.get_global_func("s_tir.schedule.GetSBlockRealize")
 
-def prefetch_next_blocks(
-    sch: s_tir.Schedule, update: str, operand: int, blocks: int
-) -> s_tir.Schedule:
-    """Asks for the weights of the next `blocks` channel blocks while the current ones are used.
 
-    Hardware runs ahead of a stream of weights by some lines and never into the next page, which
-    hides the level-2 cache's latency but not the way from beyond it.
+def prefetch(sch: s_tir.Schedule, asks: Mapping[LoopRV, Sequence[Any]]) -> s_tir.Schedule:
+    """Asks for elements at the beginning of each iteration of some loops.
+
+    An address outside of its buffer does no harm: a prefetch does not fault.
 
     Args:
-        sch: the schedule, at its end, with one loop annotated PREFETCH.
-        update: the block in that loop that reads the weights.
-        operand: which of the block's read regions the weights are; their first dimension counts
-            blocks of channels.
-        blocks: blocks of channels in a tile.
+        sch: the schedule, at its end.
+        asks: loads of one element of each cache line, by the loop whose iterations ask for it.
     """
+    statements = {
+        sch.get(loop).loop_var: [_ask(load) for load in loads] for loop, loads in asks.items()
+    }
 
-    def ask(loop: tirx.For) -> Any:
-        if PREFETCH not in loop.annotations:
+    def insert(loop: tirx.For) -> tirx.For:
+        before = statements.get(loop.loop_var)
+        if not before:
             return loop
-        inner, realize = _descend(loop.body)
-        assert realize.block.name_hint == update
-        weight = realize.block.reads[operand].source
-        variables_of = (it.var for it in realize.block.iter_vars)
-        values = dict(zip(variables_of, realize.iter_values, strict=True))
-        index = [substitute(i, values) for i in _index(realize.block, weight)]
-        tile = [f for f in inner if f.loop_var in variables(index[0])]
-        asks: list[Any] = []
-        for block in range(blocks):
-            place = {f.loop_var: f.min + block if f in tile else f.min for f in inner}
-            first, *rest = (substitute(i, place) for i in index)
-            # The last tile asks for its own weights again: they are there already.
-            first = tirx.min(first + blocks, int(weight.shape[0]) - 1)
-            address = tirx.address_of(tirx.BufferLoad(weight, [first, *rest]))
-            call = tirx.call_intrin("void", "tirx.prefetch", address, _READ, _INTO_LEVEL_2, _DATA)
-            asks.append(tirx.Evaluate(call))
-        kept = {k: v for k, v in loop.annotations.items() if k != PREFETCH}
-        body = tirx.SeqStmt([*asks, loop.body])
-        return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, annotations=kept)
+        return tirx.For(
+            loop.loop_var,
+            loop.min,
+            loop.extent,
+            loop.kind,
+            tirx.SeqStmt([*before, loop.body]),
+            loop.thread_binding,
+            loop.annotations,
+        )
 
     func = sch.mod["main"]
-    body = tvm_ffi.structural_map(func.body, (tirx.For, ask))
+    body = tvm_ffi.structural_map(func.body, (tirx.For, insert))
     return s_tir.Schedule(IRModule({"main": func.with_body(body)}))
 
 
-def _descend(stmt: Any) -> tuple[list[tirx.For], s_tir.SBlockRealize]:
-    loops: list[tirx.For] = []
-    while isinstance(stmt, tirx.For):
-        loops.append(stmt)
-        stmt = stmt.body
-    return loops, stmt
-
-
-def _index(block: s_tir.SBlock, buffer: Any) -> list[Any]:
-    found: list[list[Any]] = []
+def loads_of(sch: s_tir.Schedule, block: SBlockRV) -> list[Any]:
+    """The loads of a block, their indices in terms of its loops' variables."""
+    realize = _realize(sch, block)
+    variables = [it.var for it in realize.block.iter_vars]
+    values = dict(zip(variables, realize.iter_values, strict=True))
+    found: list[Any] = []
 
     def note(load: ir.TensorLoad) -> None:
-        if load.source.same_as(buffer):
-            found.append(list(load.indices))
+        indices = [substitute(index, values) for index in load.indices]
+        found.append(tirx.BufferLoad(load.source, indices))
 
-    tvm_ffi.structural_walk(block.body, [(ir.TensorLoad, note)])
-    return found[0]
+    tvm_ffi.structural_walk(realize.block.body, [(ir.TensorLoad, note)])
+    return found
+
+
+def at(load: Any, places: Mapping[Any, Any]) -> Any:
+    """The load with loop variables replaced."""
+    indices = [substitute(index, dict(places)) for index in load.indices]
+    return tirx.BufferLoad(load.source, indices)
+
+
+def _ask(load: Any) -> s_tir.SBlockRealize:
+    operands = (tirx.const(value, "int32") for value in (_READ, _INTO_LEVEL_2, _DATA))
+    call = tirx.call_intrin("void", "tirx.prefetch", tirx.address_of(load), *operands)
+    block = s_tir.SBlock([], [], [], "prefetch", tirx.Evaluate(call))
+    return s_tir.SBlockRealize([], tirx.const(1, "bool"), block)
