@@ -8,6 +8,7 @@ whole range of float32, as `tests/schedules/cpu/test_fast_math.py` measures them
 
     exp      2 ulp; results under 2^-125.5 (1.7e-38) become 0
     sigmoid  4 ulp; the same below 1.7e-38
+    SiLU     4 ulp, written as x * sigmoid(x); 0 below x = -87
     log      2 ulp
     erf      6 ulp, tanh 6 ulp: 3.6e-7 absolute where the result is near 1
     pow      only with a constant exponent: 2, 3, 4, 0.5, -0.5, -1, -2 (2 ulp)
@@ -41,6 +42,15 @@ _EXP = (
     0.04166839579833598,
     0.008368796699180512,
     0.0013814433032819959,
+)
+# exp(-r) = 1 - r * polynomial(-r) on |r| <= ln(2) / 2, for what is added to 1: 0.8 ulp
+_EXP_SHORT = (
+    1.0,
+    0.9999997063129102,
+    0.4999914784070612,
+    0.16667638128573767,
+    0.041898159658889815,
+    0.008290272029188608,
 )
 # erf(x) = x * P(x^2) / Q(x^2) on |x| <= 3.9268, where erf rounds to 1
 _ERF_LIMIT = 3.9268
@@ -97,7 +107,8 @@ def expand_math(func: tirx.PrimFunc) -> tirx.PrimFunc:
     may be inlined any more.
     """
     held = hold_nested(func, _is_expanded)
-    return tvm_ffi.structural_map(held, [(ir.Call, _expand_call)], order="pre")
+    rewrites = [(ir.Call, _expand_call), (tirx.Mul, _expand_product)]
+    return tvm_ffi.structural_map(held, rewrites, order="pre")
 
 
 def _is_expanded(call: ir.Call) -> bool:
@@ -114,6 +125,16 @@ def _expand_call(call: ir.Call) -> Any:
     if not _is_expanded(call) or contains(call.args[0], _is_expanded):
         return call
     return _EXPANSIONS[call.op.name](call.args[0])
+
+
+def _expand_product(product: tirx.Mul) -> Any:
+    """`x * sigmoid(x) = x / (1 + e^-x)`: SiLU."""
+    for x, gate in ((product.a, product.b), (product.b, product.a)):
+        if not isinstance(gate, ir.Call) or not _is_expanded(gate):
+            continue
+        if gate.op.name == "tirx.sigmoid" and tvm_ffi.structural_equal(x, gate.args[0]):
+            return product if contains(x, _is_expanded) else _bind("x", x, silu)
+    return product
 
 
 def _is_float32(expr: Any) -> bool:
@@ -175,9 +196,39 @@ def exp(x: Any) -> Any:
     return _bind("x", x, lambda v: _bind("clamped", _clamp(v, -87.3, 88.8), reduced))
 
 
+def one_and_exp_of_negative(x: Any) -> Any:
+    """1 + e^-x, which takes three instructions less than `exp`: for sigmoid and SiLU."""
+    magic = _ROUND + 126.0
+
+    def reduced(clamped: Any) -> Any:
+        return _bind("shifted", tirx.op.fma(clamped, _f32(-_LOG2_E), _f32(magic)), scaled(clamped))
+
+    def scaled(clamped: Any) -> Unary:
+        def body(shifted: Any) -> Any:
+            power = tirx.reinterpret(
+                "float32", tirx.shift_left(tirx.reinterpret("int32", shifted), _i32(23))
+            )
+            return _bind("n", shifted - _f32(magic), lambda n: total(power, clamped, n))
+
+        return body
+
+    def total(power: Any, clamped: Any, n: Any) -> Any:
+        high = tirx.op.fma(n, _f32(_LN2_HIGH), clamped)
+        rest = tirx.op.fma(n, _f32(_LN2_LOW), high)
+        signed = [2 * c * (-1) ** degree for degree, c in enumerate(_EXP_SHORT)]
+        return _bind("r", rest, lambda r: tirx.op.fma(power, _horner(signed, r), _f32(1.0)))
+
+    return _bind("x", x, lambda v: _bind("clamped", _clamp(v, -88.8, 87.3), reduced))
+
+
 def sigmoid(x: Any) -> Any:
     """1 / (1 + e^-x)."""
-    return _f32(1.0) / (_f32(1.0) + exp(_f32(0.0) - x))
+    return _f32(1.0) / one_and_exp_of_negative(x)
+
+
+def silu(x: Any) -> Any:
+    """The product x * sigmoid(x) = x / (1 + e^-x)."""
+    return x / one_and_exp_of_negative(x)
 
 
 def _odd_rational(x: Any, limit: float, p: Sequence[float], q: Sequence[float]) -> Any:

@@ -92,6 +92,19 @@ def test_error_stays_within_the_stated_bound(name: str) -> None:
     assert np.abs(got[tiny] - exact[tiny]).max(initial=0) <= FLUSHED
 
 
+def test_silu_is_one_quotient() -> None:
+    x = _floats()[np.abs(_floats()) < 80]  # e^-x overflows or vanishes beyond
+    x = x[: len(x) // 8 * 8]
+    got = _evaluate(lambda v: v * te.sigmoid(v), x)
+    exact = x * _sigmoid(x.astype(np.float64))
+    regular = np.abs(exact) >= np.finfo(np.float32).tiny
+    ulp = np.abs(got - exact)[regular] / np.spacing(np.abs(exact[regular]).astype(np.float32))
+    assert ulp.max() <= 4
+    ends = np.array([np.inf, np.nan, -1e4, 1e4, 0, 0, 0, 0], np.float32)
+    limits = _evaluate(lambda v: v * te.sigmoid(v), ends)
+    np.testing.assert_allclose(limits, [np.inf, np.nan, 0, 1e4, 0, 0, 0, 0], atol=1e-30)
+
+
 @pytest.mark.parametrize("exponent", [-2.0, -1.0, -0.5, 0.5, 2.0, 3.0, 4.0])
 def test_constant_powers_are_exact_to_two_ulp(exponent: float) -> None:
     x = np.linspace(0.1, 9, 800, dtype=np.float32)
