@@ -35,6 +35,7 @@ DEFAULT_PASSES = (
     "recognize-patterns",
     "merge-parallel-matmuls",
     "layout",
+    "pack-recurrent",
     "pack-matmul",
     "legalize",
     "fuse",

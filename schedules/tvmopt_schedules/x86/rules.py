@@ -10,6 +10,7 @@ from tvmopt_schedules.cpu.fallback_rule import Fallback
 from tvmopt_schedules.cpu.machine import Machine
 from tvmopt_schedules.cpu.matmul_rule import MatmulPacked
 from tvmopt_schedules.cpu.predicted_rule import Predicted
+from tvmopt_schedules.cpu.recurrent_rule import Recurrent
 from tvmopt_schedules.cpu.row_rule import Row
 from tvmopt_schedules.cpu.window_rule import WindowNchwc
 
@@ -21,6 +22,7 @@ def rules(machine: Machine) -> list[ScheduleRule]:
         WindowNchwc(machine),
         MatmulPacked(machine),
         BatchMatmul(machine),
+        Recurrent(machine),
         Elementwise(machine),
         Row(machine),
         Fallback(machine),
