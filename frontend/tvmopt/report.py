@@ -44,9 +44,9 @@ class Layer:
         schedule: name of the rule (or `record`) that scheduled it.
         fallback: why no specific rule took it; empty when one did.
         flops: floating-point operations of one call; 0 for pure data movement.
-        bytes_moved: size in bytes of all its inputs and outputs.
+        bytes_moved: size in bytes of what it reads of its inputs, and of its outputs.
         outputs: shapes of its outputs, as text such as `float32[1, 64, 56, 56]`.
-        weight_bytes: size of the constants among its inputs.
+        weight_bytes: the part of it that is constants.
         predicted_cycles: what the schedule's cost model expects of one core; 0 where it has none.
         pieces: equal parts that cores share; 1 where one core does all.
     """

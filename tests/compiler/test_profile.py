@@ -1,11 +1,14 @@
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tvmopt import UsageError
-from tvmopt.compiler.peak import core_peak, vector_lanes
-from tvmopt.compiler.profile import time_layers
+from tvmopt import Layer, UsageError
+from tvmopt.compiler.bandwidth import read_gbytes_per_s
+from tvmopt.compiler.peak import CorePeak, core_peak, vector_lanes
+from tvmopt.compiler.profile import Limits, time_layers
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +85,39 @@ def test_the_peak_is_measured_once_and_above_a_scalar_loop(small_package):
 )
 def test_lanes_follow_from_the_isa(isa, lanes):
     assert vector_lanes(isa) == lanes
+
+
+def test_no_roofline_is_above_the_fastest_it_could_be(profile):
+    for row in profile.layers:
+        least_us = row.layer.flops / (profile.peak.gflops * 1000)
+        assert row.roofline_us >= least_us * (1 - 1e-9)
+        assert row.roofline_us > 0
+        assert 0 < row.roofline_share <= 1
+
+
+def test_the_worst_layers_lose_the_most_time(profile):
+    worst = profile.worst(2)
+    assert [row.lost_us for row in worst] == sorted(
+        (row.lost_us for row in profile.layers), reverse=True
+    )[:2]
+
+
+def test_a_layer_without_a_prediction_has_none(profile):
+    assert all(row.predicted_us is None for row in profile.layers)
+
+
+def test_predicted_cycles_become_time_by_the_measured_peak(small_package):
+    layer = Layer("k", ("n",), "matmul", "rule", "", 0, 64, (), 0, 6400.0, 3)
+    report = replace(small_package.report, flops_per_cycle=64.0)
+    package = SimpleNamespace(manifest=small_package.manifest, report=report)
+    # 256 GFLOP/s at 64 a cycle are 4 GHz; of three pieces, the busiest of two threads has two.
+    alone, shared = (Limits(package, CorePeak(256.0, 1.0), count) for count in (1, 2))
+    assert alone.predicted_us(layer) == pytest.approx(1.6)
+    assert shared.predicted_us(layer) == pytest.approx(1.6 * 2 / 3)
+
+
+def test_reading_from_a_cache_is_faster_than_from_memory(small_package):
+    target = small_package.manifest.target
+    near, far = (read_gbytes_per_s(target, size, 1) for size in (256 << 10, 256 << 20))
+    assert 0 < far < near
+    assert read_gbytes_per_s(target, 200 << 10, 1) == near

@@ -53,7 +53,11 @@ def profile(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Measures each layer of PACKAGE: time, GFLOP/s, and percent of this core's measured peak."""
+    """Measures each layer of PACKAGE, beside what its schedule predicts and its roofline.
+
+    The roofline is the least time that this machine allows: its measured peak for the layer's
+    operations, or its measured bandwidth for the layer's bytes, whichever takes longer.
+    """
     from tvmopt import load
     from tvmopt.cli.tensors import complete_inputs
 
@@ -70,7 +74,7 @@ def _show(result: "Profile", *, slowest_first: bool) -> None:
     layers = list(result.layers)
     if slowest_first:
         layers.sort(key=lambda row: row.time_us, reverse=True)
-    numbers = ("ms", "%", "GFLOP/s", "% of peak", "GB/s")
+    numbers = ("ms", "%", "predicted", "roofline", "% of it", "GFLOP/s", "GB/s")
     columns = ("layer", "op", *numbers, "schedule")
     title = f"layers, {counted(result.threads, 'thread')}"
     print_table(title, columns, [_row(row) for row in layers], numbers)
@@ -79,22 +83,46 @@ def _show(result: "Profile", *, slowest_first: bool) -> None:
             ("layers", f"{result.layers_us / 1000:.3f} ms"),
             ("between", f"{result.overhead_us / 1000:.3f} ms"),
             ("whole model", f"{result.total_us / 1000:.3f} ms"),
+            ("roofline", f"{result.roofline_us / 1000:.3f} ms"),
             ("peak of a core", f"{result.peak.gflops:.0f} GFLOP/s float32"),
             ("copying, a core", f"{result.peak.gbytes_per_s:.1f} GB/s"),
         ]
     )
+    click.echo(_worst(result))
 
 
 def _row(row: "LayerTime") -> tuple[str, ...]:
     layer = row.layer
-    counts = layer.flops > 0
+    predicted = row.predicted_us
     return (
-        ", ".join(layer.nodes) or layer.kernel,
+        _name(row),
         layer.op,
         f"{row.time_us / 1000:.3f}",
         f"{row.share:.1%}".rstrip("%"),
-        f"{row.gflops:.1f}" if counts else "-",
-        f"{row.peak_share:.0%}".rstrip("%") if counts else "-",
+        "-" if predicted is None else f"{predicted / 1000:.3f}",
+        f"{row.roofline_us / 1000:.3f}",
+        f"{row.roofline_share:.0%}".rstrip("%"),
+        f"{row.gflops:.1f}" if layer.flops > 0 else "-",
         f"{row.gbytes_per_s:.1f}",
         f"{layer.schedule} ({layer.fallback})" if layer.fallback else layer.schedule,
     )
+
+
+def _worst(result: "Profile") -> str:
+    """The closing sentence: which layers to look at first."""
+    rows = result.worst()
+    if not rows:
+        return "No layer is slower than its roofline."
+    lost = sum(row.lost_us for row in result.layers)
+    named = ", ".join(
+        f"{_name(row)} ({row.lost_us / 1000:.3f} ms, {row.layer.schedule})" for row in rows
+    )
+    share = sum(row.lost_us for row in rows) / lost
+    return (
+        f"Farthest above their rooflines: {named}; they are {share:.0%} of the "
+        f"{lost / 1000:.3f} ms that all layers lose."
+    )
+
+
+def _name(row: "LayerTime") -> str:
+    return ", ".join(row.layer.nodes) or row.layer.kernel

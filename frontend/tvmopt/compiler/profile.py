@@ -1,4 +1,4 @@
-"""Where the time goes: the time of each kernel call, and how near it comes to the core's peak."""
+"""Where the time goes: the time of each kernel call, its prediction, and its roofline."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tvmopt.compiler.bandwidth import read_gbytes_per_s
 from tvmopt.compiler.benchmark import benchmark_alternating
 from tvmopt.compiler.executor import Array, Executor
 from tvmopt.compiler.peak import CorePeak, core_peak
@@ -29,6 +30,8 @@ class LayerTime:
         gflops: floating-point operations per nanosecond; 0 for pure data movement.
         peak_share: `gflops` over the measured peak of the cores used, from 0 to 1.
         gbytes_per_s: bytes of its inputs and outputs per nanosecond, caches included.
+        roofline_us: the least time that the machine's measured peaks allow.
+        predicted_us: what the schedule's cost model expects; None where it has no prediction.
     """
 
     layer: Layer
@@ -37,6 +40,18 @@ class LayerTime:
     gflops: float
     peak_share: float
     gbytes_per_s: float
+    roofline_us: float
+    predicted_us: float | None
+
+    @property
+    def lost_us(self) -> float:
+        """Time above the roofline."""
+        return max(self.time_us - self.roofline_us, 0.0)
+
+    @property
+    def roofline_share(self) -> float:
+        """The roofline's part of the time, from 0 to 1: 1 is as fast as the machine allows."""
+        return min(self.roofline_us / self.time_us, 1.0) if self.time_us else 1.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,16 @@ class Profile:
     peak: CorePeak
 
     @property
+    def roofline_us(self) -> float:
+        """Sum of the layers' rooflines."""
+        return sum(row.roofline_us for row in self.layers)
+
+    def worst(self, count: int = 3) -> list[LayerTime]:
+        """The layers that lose most time against their rooflines, the worst first."""
+        rows = sorted(self.layers, key=lambda row: row.lost_us, reverse=True)
+        return [row for row in rows[:count] if row.lost_us > 0]
+
+    @property
     def overhead_us(self) -> float:
         """What is spent between kernels: the VM, allocation, and checks of inputs."""
         return max(self.total_us - self.layers_us, 0.0)
@@ -76,6 +101,9 @@ class Profile:
                 "gflops": row.gflops,
                 "peak_share": row.peak_share,
                 "gbytes_per_s": row.gbytes_per_s,
+                "predicted_us": row.predicted_us,
+                "roofline_us": row.roofline_us,
+                "roofline_share": row.roofline_share,
             }
             for row in self.layers
         ]
@@ -83,6 +111,8 @@ class Profile:
             "total_us": self.total_us,
             "layers_us": self.layers_us,
             "overhead_us": self.overhead_us,
+            "roofline_us": self.roofline_us,
+            "worst": [list(row.layer.nodes) for row in self.worst()],
             "threads": self.threads,
             "core_peak_gflops": self.peak.gflops,
             "core_copy_gbytes_per_s": self.peak.gbytes_per_s,
@@ -116,8 +146,9 @@ def profile_package(
     peak = core_peak(package.manifest.target)
     times = time_layers(package.executor, package.report.layers, given, count, repeat, warmup)
     total = sum(times) or 1.0
+    limits = Limits(package, peak, count)
     rows = tuple(
-        _row(layer, time_us, total, peak.gflops * count)
+        _row(layer, time_us, total, limits)
         for layer, time_us in zip(package.report.layers, times, strict=True)
     )
     return Profile(rows, whole.p50_us, sum(times), count, peak)
@@ -162,7 +193,47 @@ class _Stopwatch:
         self._start = time.perf_counter_ns()
 
 
-def _row(layer: Layer, time_us: float, total_us: float, peak_gflops: float) -> LayerTime:
+class Limits:
+    """The least time of layers on this machine, and what their schedules expected.
+
+    Floating-point operations run at the cores' peak. Meanwhile weights come from where all weights
+    of the model fit, and activations from where the layer's own fit: each at the measured rate of
+    reading an array of that size. What is fused away, or never leaves a cache, costs nothing here:
+    no schedule is below the line.
+    """
+
+    def __init__(self, package: "Package", peak: CorePeak, threads: int) -> None:
+        self._target = package.manifest.target
+        self._threads = threads
+        self._weight_bytes = sum(layer.weight_bytes for layer in package.report.layers)
+        self._flops_per_cycle = package.report.flops_per_cycle
+        self._core_gflops = peak.gflops
+        self.gflops = peak.gflops * threads
+
+    def roofline_us(self, layer: Layer) -> float:
+        """The least time of a layer in microseconds."""
+        activation_bytes = layer.bytes_moved - layer.weight_bytes
+        moving_ns = layer.weight_bytes / self._rate(self._weight_bytes)
+        moving_ns += activation_bytes / self._rate(activation_bytes)
+        return max(layer.flops / self.gflops, moving_ns) / 1000
+
+    def predicted_us(self, layer: Layer) -> float | None:
+        """The prediction in microseconds; None where there is none.
+
+        The measured peak tells how long a cycle is.
+        """
+        if not layer.predicted_cycles or not self._flops_per_cycle:
+            return None
+        busiest = -(-layer.pieces // self._threads) / layer.pieces
+        cycles_per_ns = self._core_gflops / self._flops_per_cycle
+        return layer.predicted_cycles * busiest / cycles_per_ns / 1000
+
+    def _rate(self, size_bytes: int) -> float:
+        counts = {1, self._threads}  # little is read faster by one thread than by several
+        return max(read_gbytes_per_s(self._target, size_bytes, count) for count in counts)
+
+
+def _row(layer: Layer, time_us: float, total_us: float, limits: Limits) -> LayerTime:
     per_ns = 1 / (time_us * 1000) if time_us else 0.0
     gflops = layer.flops * per_ns
     return LayerTime(
@@ -170,6 +241,8 @@ def _row(layer: Layer, time_us: float, total_us: float, peak_gflops: float) -> L
         time_us,
         time_us / total_us,
         gflops,
-        gflops / peak_gflops,
+        gflops / limits.gflops,
         layer.bytes_moved * per_ns,
+        limits.roofline_us(layer),
+        limits.predicted_us(layer),
     )

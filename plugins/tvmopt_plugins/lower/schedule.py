@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING
 
 import tvm
@@ -12,7 +11,7 @@ from tvm.s_tir.analysis import estimate_tir_flops
 from tvm.s_tir.dlight import ScheduleRule
 
 from tvmopt import CompileContext, Layer
-from tvmopt_schedules.prediction import Prediction, prediction_of
+from tvmopt_schedules.prediction import Prediction, prediction_of, touched_bytes
 
 if TYPE_CHECKING:
     from tvmopt_plugins.lower import Schedule as SchedulePass
@@ -22,11 +21,20 @@ SCHEDULED = "tirx.is_scheduled"
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What became of one kernel: the rule's name, why no specific one took it, its prediction."""
+    """What became of one kernel.
+
+    Attributes:
+        rule: the rule's name.
+        fallback: why no specific one took it.
+        flops: floating-point operations of one call.
+        touched: bytes that it reads or writes of each operand.
+        prediction: what its schedule expects.
+    """
 
     rule: str
     fallback: str
     flops: int
+    touched: list[int]
     prediction: Prediction | None = None
 
 
@@ -41,14 +49,14 @@ def schedule(mod: tvm.IRModule, source: "SchedulePass", ctx: CompileContext) -> 
     for var, func in mod.functions_items():
         if not isinstance(func, tirx.PrimFunc):
             continue
-        flops = _flops(func)
+        flops, touched = _flops(func), touched_bytes(func)
         rule, made = _first_that_takes(func, rules, ctx.target)
         if made is None:
             why = "no rule of the backend takes it; it runs unscheduled"
-            chosen[var.name_hint] = _Chosen("none", why, flops)
+            chosen[var.name_hint] = _Chosen("none", why, flops, touched)
             continue
         fallback = "no specific rule takes it" if getattr(rule, "fallback", False) else ""
-        chosen[var.name_hint] = _Chosen(_name(rule), fallback, flops, prediction_of(made))
+        chosen[var.name_hint] = _Chosen(_name(rule), fallback, flops, touched, prediction_of(made))
         for key, value in (func.attrs or {}).items():
             made = made.with_attr(key, value)
         scheduled[var] = made.with_attr(SCHEDULED, True)  # noqa: FBT003 - TVM's signature
@@ -97,8 +105,10 @@ def _layers(mod: tvm.IRModule, chosen: dict[str, _Chosen]) -> list[Layer]:
             kernel = call.args[0].name_hint
             one = chosen[kernel]
             outputs = _tensors(call.ty_args[0])
-            inputs = [ty for arg in call.args[1].fields for ty in _tensors(arg.ty)]
-            weights = [arg.ty for arg in call.args[1].fields if _is_constant(arg)]
+            inputs = call.args[1].fields
+            weight_bytes = sum(
+                size for arg, size in zip(inputs, one.touched, strict=False) if _is_constant(arg)
+            )
             prediction = one.prediction or Prediction(0.0)
             layers.append(
                 Layer(
@@ -108,9 +118,9 @@ def _layers(mod: tvm.IRModule, chosen: dict[str, _Chosen]) -> list[Layer]:
                     schedule=one.rule,
                     fallback=one.fallback,
                     flops=one.flops,
-                    bytes_moved=sum(_size_bytes(ty) for ty in [*inputs, *outputs]),
+                    bytes_moved=sum(one.touched),
                     outputs=tuple(_describe(ty) for ty in outputs),
-                    weight_bytes=sum(_size_bytes(ty) for ty in weights),
+                    weight_bytes=weight_bytes,
                     predicted_cycles=prediction.cycles,
                     pieces=prediction.pieces,
                 )
@@ -126,14 +136,6 @@ def _tensors(ty: tvm.ir.Type) -> list[relax.TensorType]:
     if isinstance(ty, relax.TupleType):
         return [one for item in ty.fields for one in _tensors(item)]
     return [ty] if isinstance(ty, relax.TensorType) else []
-
-
-def _size_bytes(ty: relax.TensorType) -> int:
-    """Size of a tensor; 0 where it depends on the data."""
-    shape = ty.shape.values if isinstance(ty.shape, relax.ShapeExpr) else [None]
-    if not all(isinstance(dim, tirx.IntImm) for dim in shape):
-        return 0
-    return prod(int(dim) for dim in shape) * ((tvm.DataType(ty.dtype).bits + 7) // 8)
 
 
 def _describe(ty: relax.TensorType) -> str:

@@ -69,7 +69,7 @@ def _with_weight(
 ) -> relax.Expr:
     columns = weight.shape[1]
     rows = int(np.prod(shape[:-1]))
-    tile = register_tile(machine, rows, columns)
+    tile = register_tile(machine, rows, columns, steps=len(weight))
     panels = relax.const(pack_weight(weight, tile.vectors * machine.lanes), "float32")
     return graph.bb.call_te(
         matmul_packed,

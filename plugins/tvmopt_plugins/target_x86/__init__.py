@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tvmopt import Backend, Capabilities, Device, UsageError, hookimpl
 from tvmopt_plugins.target_x86 import cpu_info
+from tvmopt_plugins.target_x86.core_rates import core_rates
 
 if TYPE_CHECKING:
     import tvm
@@ -44,6 +45,7 @@ class X86(Backend):
             l2_bytes=l2_bytes,
             features=features,
             l3_bytes=l3_bytes,
+            **core_rates(self.options.get("mcpu"), wide=wide),
         )
 
     def target(self) -> "tvm.target.Target":

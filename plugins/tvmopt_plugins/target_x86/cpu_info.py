@@ -29,6 +29,19 @@ def features() -> frozenset[str]:
 
 
 @cache
+def vendor_and_family() -> tuple[str, int]:
+    """The vendor's name in CPUID, such as `AuthenticAMD`, and the CPU family; else empty and 0."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return "", 0
+    lines = (line.partition(":") for line in text.split("\n\n", 1)[0].splitlines())
+    fields = {key.strip(): value.strip() for key, _, value in lines}
+    family = fields.get("cpu family", "")
+    return fields.get("vendor_id", ""), int(family) if family.isdecimal() else 0
+
+
+@cache
 def cache_bytes() -> tuple[int, int, int]:
     """Sizes of the level-1 data, level-2 and level-3 caches in bytes.
 

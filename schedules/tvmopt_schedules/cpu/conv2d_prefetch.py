@@ -1,6 +1,7 @@
 """What a convolution asks for ahead: weights, pixels, and what its epilogue adds."""
 
-from math import prod
+from fractions import Fraction
+from math import ceil, prod
 from typing import Any
 
 from tvm import s_tir, tirx
@@ -10,27 +11,53 @@ from tvmopt_schedules.cpu.prefetch import LINE_BYTES, at, loads_of
 
 
 def next_weights(
-    sch: s_tir.Schedule, update: SBlockRV, tile: list[LoopRV], block: LoopRV
+    sch: s_tir.Schedule,
+    update: SBlockRV,
+    tiles: list[LoopRV],
+    reduction: list[LoopRV],
+    tile: list[LoopRV],
+    blocks: int,
 ) -> list[Any]:
-    """In each step of the reduction, the weights of the same step of the next tile of channels.
+    """In each step of the reduction, a part of the weights of the next tile of channels.
 
-    That hides the way from beyond the level-2 cache. The last tile asks for its own weights again:
-    they are there already.
+    All tiles of pixels together ask for them once. Memory brings no more than a line in eight or so
+    cycles: a tile that asks for a line of each block in each step waits for it, which made the
+    late layers of ResNet-50 15 to 25 % slower than their arithmetic.
 
     Args:
         sch: the schedule, at its end.
         update: the block that multiplies.
+        tiles: the loops over tiles of pixels, which all multiply with the same weights.
+        reduction: the loops of the reduction, inside of them.
         tile: the loops inside of the reduction.
-        block: the one of them over blocks of output channels.
+        blocks: blocks of output channels in a tile.
     """
     weight = loads_of(sch, update)[-1]
-    count = int(sch.get(block).extent)
-    last = int(weight.source.shape[0]) - 1
-    found: list[Any] = []
-    for number in range(count):
-        first, *rest = at(weight, _places(sch, tile, {block: number})).indices
-        found.append(tirx.BufferLoad(weight.source, [tirx.min(first + count, last), *rest]))
-    return found
+    place: Any = tirx.const(0, "int64")
+    count = 1
+    for loop in [*tiles, *reduction]:
+        extent = int(sch.get(loop).extent)
+        place = place * extent + sch.get(loop).loop_var
+        count *= extent
+    block_lines = prod(int(dim) for dim in weight.source.shape[1:]) * 4 // LINE_BYTES
+    share = Fraction(blocks * block_lines, count)
+    asks = ceil(share)
+    share = share if asks == 1 else Fraction(asks)
+    first, *_ = at(weight, _places(sch, [*reduction, *tile], {})).indices
+    zeros = [tirx.const(0, "int64")] * (len(weight.source.shape) - 2)
+    floats = LINE_BYTES // 4
+    # Past the last tile are other weights, perhaps the next layer's.
+    return [
+        tirx.BufferLoad(
+            weight.source,
+            [
+                first + blocks,
+                *zeros,
+                (place * share.numerator // share.denominator + number) * floats,
+            ],
+        )
+        for number in range(asks)
+    ]
 
 
 def next_pixels(

@@ -11,10 +11,11 @@ from tvmopt_schedules.cpu.blocked_epilogue import close_kernel, schedule_moves, 
 from tvmopt_schedules.cpu.blocks import Kernel, find_anchor
 from tvmopt_schedules.cpu.compute.conv2d import CONV2D, CONV2D_PIXELS, GROUPS
 from tvmopt_schedules.cpu.conv2d_prefetch import epilogue_operands, next_pixels, next_weights
-from tvmopt_schedules.cpu.conv2d_tile import ConvShape, chunking, conv_tile
+from tvmopt_schedules.cpu.conv2d_tile import ConvShape, chunking, conv_cycles, conv_tile
 from tvmopt_schedules.cpu.guarded_rule import GuardedRule
-from tvmopt_schedules.cpu.loops import PARALLEL_WORK, work
+from tvmopt_schedules.cpu.loops import PARALLEL_WORK, transcendental_cycles, work
 from tvmopt_schedules.cpu.prefetch import prefetch
+from tvmopt_schedules.prediction import Prediction, operand_bytes, parallel_pieces, predict
 
 PARTITION = "pragma_loop_partition_hint"
 SERIAL_FLOPS = 1 << 20
@@ -32,18 +33,26 @@ class _Loops:
     """The loops of a tile's reduction.
 
     Attributes:
-        outer: the outermost, over blocks of input channels or columns of the window.
-        step: over the channels of one.
+        reduction: over blocks of input channels, the window, and the channels of a block.
         block: over the tile's blocks of output channels.
         pixel: over its pixels.
-        tile: all loops inside of `step`.
+        tile: all loops inside of the reduction.
     """
 
-    outer: LoopRV
-    step: LoopRV
+    reduction: list[LoopRV]
     block: LoopRV
     pixel: LoopRV
     tile: list[LoopRV]
+
+    @property
+    def outer(self) -> LoopRV:
+        """The outermost loop of the reduction."""
+        return self.reduction[0]
+
+    @property
+    def step(self) -> LoopRV:
+        """The innermost loop of the reduction."""
+        return self.reduction[-1]
 
 
 class Conv2d(GuardedRule):
@@ -69,6 +78,7 @@ class Conv2d(GuardedRule):
         tile = conv_tile(self.machine, shape)
         chunk = chunking(self.machine, shape, tile)
         last, moves = close_kernel(sch, kernel, pixels=not by_rows)
+        epilogue = transcendental_cycles(sch, last, self.machine)
 
         loops = sch.get_loops(last)
         image, channel, lane = loops[0], loops[1], loops[-1]
@@ -105,13 +115,22 @@ class Conv2d(GuardedRule):
         asks: dict[LoopRV, list[Any]] = {loops.step: [], loops.outer: []}
         near = self.machine.l2_bytes // FAR
         if shape.weight_bytes > near:
-            asks[loops.step] = next_weights(sch, update, loops.tile, loops.block)
+            tiles = order[: order.index(block)]
+            asks[loops.step] = next_weights(
+                sch, update, tiles, loops.reduction, loops.tile, tile.blocks
+            )
         if not by_rows and shape.input_bytes > self.machine.l2_bytes // 2:
             asks[loops.outer] += next_pixels(
                 sch, update, [loops.step, *loops.tile], pixel_outer, loops.pixel
             )
         asks[loops.outer] += epilogue_operands(sch, last, results, loops.outer, near)
-        return prefetch(sch, asks)
+        made = prefetch(sch, asks)
+        activation_bytes = operand_bytes(made.mod["main"]) - shape.weight_bytes
+        cycles = conv_cycles(
+            self.machine, shape, tile, activation_bytes, padded=bool(kernel.before)
+        )
+        cycles += epilogue
+        return predict(made, Prediction(cycles, parallel_pieces(made.mod["main"])))
 
     def _schedule_tile(self, sch: s_tir.Schedule, anchor: SBlockRV, *, by_rows: bool) -> "_Loops":
         factor = int(sch.get(anchor).reads[1].source.shape[4])
@@ -130,7 +149,7 @@ class Conv2d(GuardedRule):
         sch.vectorize(lane)
         for loop in (*place, block):
             sch.unroll(loop)
-        return _Loops(steps[0], ic_inner, block, pixel, [*place, block, lane])
+        return _Loops([*steps, ic_inner], block, pixel, [*place, block, lane])
 
     def _schedule_pad(self, sch: s_tir.Schedule, pad: SBlockRV, chunk: LoopRV | None) -> None:
         if chunk is not None:

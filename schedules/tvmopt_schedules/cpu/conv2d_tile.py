@@ -2,16 +2,22 @@
 
 from dataclasses import dataclass
 
+from tvmopt_schedules.cpu.cost import (
+    CALL_CYCLES,
+    once_cycles,
+    parts,
+    preference,
+    rate_of,
+    tile_cycles,
+    together,
+    vector_bytes,
+    weights_cycles,
+)
 from tvmopt_schedules.cpu.machine import Machine
 
-_FMA_LATENCY = 4  # cycles; two FMA units
-_L2_BYTES_PER_CYCLE = 32.0
-_L3_BYTES_PER_CYCLE = 4.0
-_LOADS_PER_CYCLE = 1.6  # two ports, shared with what feeds the caches
 _MOST_PIXELS = 28
 _MOST_BLOCKS = 8
 _LEAST_TILES = 6  # along the dimension that is cut into chunks
-_TILE_OVERHEAD = 30.0  # cycles around the reduction of one tile: addresses, epilogue
 
 
 @dataclass(frozen=True)
@@ -59,9 +65,6 @@ class ConvTile:
 def conv_tile(machine: Machine, shape: ConvShape) -> ConvTile:
     """The register tile that takes the fewest cycles.
 
-    Per step of the reduction a tile of P pixels and B blocks costs the longest of P B / 2 (FMAs,
-    two a cycle), (P + B) / 1.6 (loads, two a cycle at best), the FMA's latency, and the way of B
-    weight vectors from the level-2 cache, or from beyond, where a tile's weights stay in no nearer.
     Pixels that remain at the end of a row get a tile of their own width.
     """
     tiles = [
@@ -71,7 +74,7 @@ def conv_tile(machine: Machine, shape: ConvShape) -> ConvTile:
         for rows, pixels in _areas(shape)
         if rows * pixels * blocks + blocks + 1 <= machine.registers
     ]
-    return min(tiles, key=lambda tile: _cost(machine, shape, tile))
+    return min(tiles, key=lambda tile: _order(machine, shape, tile))
 
 
 def _areas(shape: ConvShape) -> list[tuple[int, int]]:
@@ -80,45 +83,43 @@ def _areas(shape: ConvShape) -> list[tuple[int, int]]:
     return within + [(count, shape.pixels) for count in range(2, rows + 1)]
 
 
-def _cost(machine: Machine, shape: ConvShape, tile: ConvTile) -> tuple[float, float]:
-    widths = _parts(shape.pixels, tile.pixels)
-    heights = _parts(shape.rows, tile.rows)
-    area = tile.rows * tile.pixels
+def product_cycles(machine: Machine, shape: ConvShape, tile: ConvTile) -> float:
+    """Cycles of all products, with the weights of a tile in the nearest cache that holds them."""
+    tile_bytes = shape.reduction * tile.blocks * vector_bytes(machine)
+    # A tile's weights and the next one's, which are asked for ahead, share the cache.
+    rate = rate_of(
+        machine, tile_bytes if tile_bytes <= machine.l1_bytes * 3 // 4 else 2 * tile_bytes
+    )
     cycles = sum(
-        many_rows * many * _cycles(machine, shape, height * width, tile.blocks)
-        for height, many_rows in heights
-        for width, many in widths
+        many_rows * many * tile_cycles(machine, height * width, tile.blocks, shape.reduction, rate)
+        for height, many_rows in parts(shape.rows, tile.rows)
+        for width, many in parts(shape.pixels, tile.pixels)
     )
-    loads = (area + tile.blocks) / (area * tile.blocks)
-    # Among equals: no rest, whose code comes on top, then few loads.
-    rest = len(widths) + len(heights) - 2
-    return round(cycles / tile.blocks, 2), loads + 0.1 * rest
+    return shape.images * shape.out_blocks / tile.blocks * cycles
 
 
-def _parts(extent: int, size: int) -> list[tuple[int, int]]:
-    """The sizes that an extent is cut into, each with how often."""
-    full, rest = divmod(extent, size)
-    return [(size, full), (rest, 1)] if rest else [(size, full)]
+def conv_cycles(
+    machine: Machine, shape: ConvShape, tile: ConvTile, activation_bytes: int, *, padded: bool
+) -> float:
+    """Cycles of the whole kernel.
+
+    Args:
+        machine: the core.
+        shape: the convolution.
+        tile: its register tile.
+        activation_bytes: the image, the result, and what the epilogue reads.
+        padded: whether the kernel makes a padded copy of the image.
+    """
+    traffic = once_cycles(machine, activation_bytes) + weights_cycles(machine, shape.weight_bytes)
+    image_bytes = shape.images * shape.input_bytes
+    padding = 2 * image_bytes / machine.l2_bytes_per_cycle if padded else 0.0
+    return together(product_cycles(machine, shape, tile), traffic) + padding + CALL_CYCLES
 
 
-def _cycles(machine: Machine, shape: ConvShape, pixels: int, blocks: int) -> float:
-    vector = machine.lanes * 4
-    tile_bytes = shape.reduction * blocks * vector
-    stream = 0.0
-    if tile_bytes > machine.l1_bytes * 3 // 4:
-        # This tile's weights and the next one's, which are asked for ahead, share the cache.
-        near = 2 * tile_bytes <= machine.l2_bytes * 3 // 4
-        stream = blocks * vector / (_L2_BYTES_PER_CYCLE if near else _L3_BYTES_PER_CYCLE)
-    return (
-        max(
-            pixels * blocks / 2,
-            (pixels + blocks) / _LOADS_PER_CYCLE,
-            _FMA_LATENCY,
-            stream,
-        )
-        + 0.5
-        + _TILE_OVERHEAD / shape.reduction
-    )
+def _order(machine: Machine, shape: ConvShape, tile: ConvTile) -> float:
+    rests = (shape.pixels % tile.pixels > 0) + (shape.rows % tile.rows > 0)
+    cycles = product_cycles(machine, shape, tile)
+    return cycles * preference(tile.rows * tile.pixels, tile.blocks, rests=rests)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from tvm import ir, s_tir, sym, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV, ScheduleError
 
 from tvmopt_schedules.cpu.conditions import conditions
+from tvmopt_schedules.cpu.machine import Machine
 from tvmopt_schedules.cpu.terms import substitute, variables
 
 PARALLEL_WORK = 64 * 1024
@@ -23,6 +24,8 @@ NOT_LEGAL = (ScheduleError, RuntimeError, ValueError)
 """What TVM raises where a schedule primitive does not apply."""
 
 _realize = tvm_ffi.get_global_func("s_tir.schedule.GetSBlockRealize")
+
+_POLYNOMIAL_CYCLES = 12.0  # one vector; two instructions a cycle
 
 _TRANSCENDENTAL = {"tirx.exp", "tirx.erf", "tirx.tanh", "tirx.sigmoid", "tirx.log", "tirx.pow"}
 
@@ -181,6 +184,19 @@ def work(sch: s_tir.Schedule, block: SBlockRV) -> int:
     tvm_ffi.structural_walk(sch.get(block).body, [(ir.Call, call)])
     sizes = [extent(sch, loop) for loop in sch.get_loops(block)]
     return weight * prod(PARALLEL_WORK if size is None else size for size in sizes)
+
+
+def transcendental_cycles(sch: s_tir.Schedule, block: SBlockRV, machine: Machine) -> float:
+    """Cycles of the polynomials that stand for the block's `exp`, `erf` ..., a vector at a time."""
+    count = 0
+
+    def note(call: ir.Call) -> None:
+        nonlocal count
+        count += isinstance(call.op, ir.Op) and call.op.name in _TRANSCENDENTAL
+
+    tvm_ffi.structural_walk(sch.get(block).body, [(ir.Call, note)])
+    results = prod(extent(sch, loop) or 1 for loop in sch.get_loops(block))
+    return results / machine.lanes * count * _POLYNOMIAL_CYCLES
 
 
 def lanes_for(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> int:

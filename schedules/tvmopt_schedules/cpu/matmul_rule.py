@@ -7,8 +7,10 @@ from tvmopt_schedules.cpu.blocks import find_anchor
 from tvmopt_schedules.cpu.compute.matmul import MATMUL_PACKED
 from tvmopt_schedules.cpu.epilogue import product_and_epilogue
 from tvmopt_schedules.cpu.guarded_rule import GuardedRule
+from tvmopt_schedules.cpu.loops import transcendental_cycles
 from tvmopt_schedules.cpu.panel_prefetch import prefetch_next_panel
-from tvmopt_schedules.cpu.register_tile import RegisterTile, register_tile
+from tvmopt_schedules.cpu.register_tile import RegisterTile, matmul_cycles, register_tile
+from tvmopt_schedules.prediction import Prediction, operand_bytes, parallel_pieces, predict
 
 PARTITION = "pragma_loop_partition_hint"
 
@@ -39,7 +41,9 @@ class MatmulPacked(GuardedRule):
         weights = sch.get(product).reads[-1].source
         row, column = sch.get_loops(last)
         columns = int(sch.get(column).extent)
-        tile = register_tile(self.machine, rows, columns, panel // lanes)
+        depth = int(weights.shape[1])
+        tile = register_tile(self.machine, rows, columns, panel // lanes, depth)
+        cycles = self._cycles(sch, last, tile, (rows, columns, depth))
         p, v, lane = sch.split(column, [panels, tile.vectors, lanes])
         tiles, r = sch.split(row, [None, tile.rows])
         sch.reorder(p, tiles, r, v, lane)
@@ -47,7 +51,7 @@ class MatmulPacked(GuardedRule):
         panels_outermost = imbalance(sch, p, cores) <= 1.1 * imbalance(sch, tiles, cores)
         if not panels_outermost:
             sch.reorder(tiles, p)
-        if 2 * rows * columns * int(weights.shape[1]) >= PARALLEL_FLOPS:
+        if 2 * rows * columns * depth >= PARALLEL_FLOPS:
             sch.parallel(p if panels_outermost else tiles)
         k = sch.get_loops(product)[-1]
         tile_product(sch, product, last, tile, lanes)
@@ -56,8 +60,22 @@ class MatmulPacked(GuardedRule):
         if columns % panel:
             sch.annotate(p, PARTITION, 1)
         if panels_outermost and int(sch.get(tiles).extent) >= _FEWEST_TILES:
-            return prefetch_next_panel(sch, weights, p, tiles, k)
-        return sch
+            sch = prefetch_next_panel(sch, weights, p, tiles, k)
+        return predict(sch, Prediction(cycles, parallel_pieces(sch.mod["main"])))
+
+    def _cycles(
+        self,
+        sch: s_tir.Schedule,
+        last: SBlockRV,
+        tile: RegisterTile,
+        sizes: tuple[int, int, int],
+    ) -> float:
+        _, columns, depth = sizes
+        padded = -(-columns // (tile.vectors * self.machine.lanes)) * tile.vectors
+        weight_bytes = padded * self.machine.lanes * depth * 4
+        activation_bytes = max(0, operand_bytes(sch.mod["main"]) - weight_bytes)
+        product = matmul_cycles(self.machine, tile, sizes, weight_bytes, activation_bytes)
+        return product + transcendental_cycles(sch, last, self.machine)
 
 
 def imbalance(sch: s_tir.Schedule, loop: LoopRV, cores: int) -> float:

@@ -1,10 +1,6 @@
 """Any schedule rule, with a prediction for the kernels that the rule itself makes none for."""
 
-from math import prod
-from typing import Any
-
 import tvm
-import tvm_ffi
 from tvm import IRModule, s_tir, tirx
 from tvm.s_tir.analysis import estimate_tir_flops
 from tvm.s_tir.dlight import ScheduleRule
@@ -12,7 +8,13 @@ from tvm.target import Target
 
 from tvmopt_schedules.cpu.cost import pass_cycles
 from tvmopt_schedules.cpu.machine import Machine
-from tvmopt_schedules.prediction import Prediction, predict, prediction_of
+from tvmopt_schedules.prediction import (
+    Prediction,
+    parallel_pieces,
+    predict,
+    prediction_of,
+    touched_bytes,
+)
 
 
 class Predicted(ScheduleRule):
@@ -39,27 +41,13 @@ class Predicted(ScheduleRule):
         kernel = scheduled.mod["main"]
         if prediction_of(kernel) is not None:
             return scheduled
-        return predict(scheduled, _one_pass(kernel, self.machine))
+        return predict(scheduled, _one_pass(func, kernel, self.machine))
 
 
-def _one_pass(kernel: tirx.PrimFunc, machine: Machine) -> Prediction:
+def _one_pass(before: tirx.PrimFunc, kernel: tirx.PrimFunc, machine: Machine) -> Prediction:
     """The longer of moving all operands once and of the arithmetic, a vector at a time."""
-    sizes = [_size_bytes(parameter.ty) for parameter in kernel.params]
-    return Prediction(
-        pass_cycles(machine, sum(sizes), _operations(kernel)), parallel_pieces(kernel)
-    )
-
-
-def parallel_pieces(kernel: tirx.PrimFunc) -> int:
-    """Iterations of the kernel's largest parallel loop; 1 where there is none."""
-    found = [1]
-
-    def note(loop: tirx.For) -> None:
-        if loop.kind == tirx.ForKind.PARALLEL and isinstance(loop.extent, tirx.IntImm):
-            found.append(int(loop.extent))
-
-    tvm_ffi.structural_walk(kernel.body, [(tirx.For, note)])
-    return max(found)
+    cycles = pass_cycles(machine, sum(touched_bytes(before)), _operations(kernel))
+    return Prediction(cycles, parallel_pieces(kernel))
 
 
 def _operations(kernel: tirx.PrimFunc) -> int:
@@ -68,11 +56,3 @@ def _operations(kernel: tirx.PrimFunc) -> int:
         return int(estimate_tir_flops(IRModule({"main": kernel})))
     except tvm.error.InternalError:
         return 0
-
-
-def _size_bytes(ty: Any) -> int:
-    """Size of an operand; 0 where it depends on the data, or is a scalar."""
-    shape = getattr(ty, "shape", [None])
-    if not all(isinstance(dim, tirx.IntImm) for dim in shape):
-        return 0
-    return prod(int(dim) for dim in shape) * ((tvm.DataType(str(ty.dtype)).bits + 7) // 8)

@@ -2,14 +2,23 @@
 
 from dataclasses import dataclass
 
+from tvmopt_schedules.cpu.cost import (
+    CALL_CYCLES,
+    once_cycles,
+    parts,
+    preference,
+    rate_of,
+    tile_cycles,
+    together,
+    vector_bytes,
+    weights_cycles,
+)
 from tvmopt_schedules.cpu.machine import Machine
 
-FMA_LATENCY = 8
-"""Independent accumulators that keep two FMA units of four cycles' latency busy."""
-
-_L2_BYTES_PER_CYCLE = 24.0  # what one core streams from its level-2 cache while it computes
 _MOST_ROWS = 16
 _MOST_VECTORS = 8
+_DEPTH = 512
+"""Steps of the reduction where the caller does not tell: a panel that exceeds the level-1 cache."""
 
 
 @dataclass(frozen=True)
@@ -21,20 +30,22 @@ class RegisterTile:
 
 
 def register_tile(
-    machine: Machine, rows: int, columns: int, vectors: int | None = None
+    machine: Machine,
+    rows: int,
+    columns: int,
+    vectors: int | None = None,
+    steps: int = _DEPTH,
 ) -> RegisterTile:
     """The tile with the least time for a product with `rows` x `columns` results.
 
-    The model counts cycles per step of the reduction and takes, for each tile, the longest of: its
-    FMAs at two a cycle, the latency of few accumulators, its loads at two a cycle, and the columns'
-    way from the level-2 cache. What juts out over the last column counts in full; a rest of
-    rows gets a tile of its own height.
+    What juts out over the last column counts in full; a rest of rows gets a tile of its own height.
 
     Args:
-        machine: registers and lanes.
+        machine: registers and rates.
         rows: rows of the result.
         columns: columns of the result.
         vectors: the tile's width where the layout of the weights has fixed it already.
+        steps: of the reduction.
     """
     needed = min(_MOST_VECTORS, -(-columns // machine.lanes))
     widths = range(1, needed + 1) if vectors is None else (vectors,)
@@ -46,7 +57,47 @@ def register_tile(
     ]
     if not tiles:  # a layout that is wider than the registers
         return RegisterTile(1, vectors or 1)
-    return min(tiles, key=lambda tile: _cost(machine, tile, rows, columns))
+    return min(tiles, key=lambda tile: _order(machine, tile, rows, columns, steps))
+
+
+def product_cycles(
+    machine: Machine, tile: RegisterTile, rows: int, columns: int, steps: int
+) -> float:
+    """Cycles of a product whose panels stay in the nearest cache that holds one.
+
+    Args:
+        machine: the core.
+        tile: see `register_tile`.
+        rows: rows of the result.
+        columns: columns of the result.
+        steps: of the reduction.
+    """
+    panels = -(-columns // (tile.vectors * machine.lanes))
+    rate = rate_of(machine, steps * tile.vectors * vector_bytes(machine))
+    return panels * sum(
+        many * tile_cycles(machine, height, tile.vectors, steps, rate)
+        for height, many in parts(rows, tile.rows)
+    )
+
+
+def matmul_cycles(
+    machine: Machine,
+    tile: RegisterTile,
+    sizes: tuple[int, int, int],
+    weight_bytes: int,
+    activation_bytes: int,
+) -> float:
+    """Cycles of a kernel that multiplies with weights.
+
+    Args:
+        machine: the core.
+        tile: see `register_tile`.
+        sizes: rows and columns of the result, and steps of the reduction.
+        weight_bytes: the packed weights, each of which is read from far away once.
+        activation_bytes: the left-hand side, the result, and what the epilogue reads.
+    """
+    traffic = weights_cycles(machine, weight_bytes) + once_cycles(machine, activation_bytes)
+    return together(product_cycles(machine, tile, *sizes), traffic) + CALL_CYCLES
 
 
 def _fits(machine: Machine, height: int, width: int) -> bool:
@@ -55,22 +106,6 @@ def _fits(machine: Machine, height: int, width: int) -> bool:
     return height * width + width + 1 <= machine.registers
 
 
-def _cost(
-    machine: Machine, tile: RegisterTile, rows: int, columns: int
-) -> tuple[float, float, int]:
-    panels = -(-columns // (tile.vectors * machine.lanes))
-    full, rest = divmod(rows, tile.rows)
-    cycles = full * _cycles(machine, tile.rows, tile.vectors)
-    if rest:
-        cycles += _cycles(machine, rest, tile.vectors)
-    loads = (tile.rows + tile.vectors) / (tile.rows * tile.vectors)
-    # Equal times: prefer no rest, whose code comes on top, then few loads.
-    return round(panels * cycles, 3), loads + (0.1 if rest else 0.0), tile.rows
-
-
-def _cycles(machine: Machine, height: int, width: int) -> float:
-    fmas = height * width / 2
-    latency = FMA_LATENCY / 2
-    loads = (height + width) / 2
-    stream = width * machine.lanes * 4 / _L2_BYTES_PER_CYCLE
-    return max(fmas, latency, loads, stream)
+def _order(machine: Machine, tile: RegisterTile, rows: int, columns: int, steps: int) -> float:
+    cycles = product_cycles(machine, tile, rows, columns, steps)
+    return cycles * preference(tile.rows, tile.vectors, rests=rows % tile.rows > 0)

@@ -39,7 +39,7 @@ def batch_matmul(
     rows, depth, columns = a_shape[-2], a_shape[-1], b_shape[-1]
     batch = int(np.prod(lead, dtype=np.int64))
     b_batch = int(np.prod(b_shape[:-2], dtype=np.int64))
-    tile = register_tile(machine, rows, columns)
+    tile = register_tile(machine, rows, columns, steps=depth)
     panel = tile.vectors * machine.lanes
     count = -(-columns // panel)
     shared = b_batch == 1  # one right-hand side for the whole batch
