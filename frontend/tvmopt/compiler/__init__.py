@@ -1,12 +1,5 @@
-"""The part of the core that imports tvm: ONNX in, a package out."""
+"""The part of the core that knows tvm: ONNX in, a package out, and how a package runs."""
 
-import sys
+from tvmopt.compiler.without_torch import hide_torch_from_tvm
 
-if "torch" not in sys.modules:
-    # tvm_ffi imports torch wherever it is installed, against a symbol conflict on Windows: several
-    # seconds that no compilation needs. It takes a missing torch well, so it is shown none.
-    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
-    try:
-        import tvm as tvm
-    finally:
-        del sys.modules["torch"]
+hide_torch_from_tvm()

@@ -1,5 +1,6 @@
 """Running a compiled library: nothing is copied that does not have to be."""
 
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -9,18 +10,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tvm
 import tvm_ffi
-from tvm import relax
 
 from tvmopt.compiler.archive import ALIGNMENT
 from tvmopt.compiler.manifest import Weight
+from tvmopt.compiler.runtime import Tensor, VirtualMachine, empty, view, virtual_machine
 from tvmopt.compiler.threads import kernel_threads
 from tvmopt.errors import InputError, PackageError
 from tvmopt.model import TensorSpec
 
 Array = npt.NDArray[Any]
-Tensor = tvm_ffi.core.Tensor
 _SMALL_BYTES = 4096
 
 Instrument = Callable[..., None]
@@ -50,14 +49,14 @@ class Executor:
         Raises:
             PackageError: the system does not load the library.
         """
-        self._module = _load_module(library)
+        self._machine = _load(library)
         # One object for all weights: made once, not converted at each run.
         tensors = weight_tensors(weights, table)
         self._weights = (tvm_ffi.convert(tensors),) if tensors else ()
         self._weight_bytes = np.frombuffer(weights, np.uint8)
         self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
-        self._main = self._machine()["main"]
+        self._main = self._machine["main"]
         # The VM has one stack, and inputs are copied to the same place at each run.
         self._lock = threading.Lock()
         self._staged: dict[str, tuple[Tensor, Array]] = {}
@@ -93,8 +92,8 @@ class Executor:
     ) -> None:
         """Runs the model with `instrument` around each call."""
         # A VM of its own: an instrument cannot be taken off again.
-        machine = self._machine()
-        machine.set_instrument(tvm_ffi.convert(instrument))
+        machine = self._machine.another()
+        machine["set_instrument"](tvm_ffi.convert(instrument))
         arguments = (*self.stage(inputs), *self._weights)
         with kernel_threads(threads):
             for _ in range(runs):
@@ -106,7 +105,7 @@ class Executor:
         return [self._tensor(spec, inputs[spec.name]) for spec in self._inputs]
 
     def _named(self, result: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        tensors = [result] if isinstance(result, tvm_ffi.core.Tensor) else list(result)
+        tensors = [result] if isinstance(result, Tensor) else list(result)
         # An output may be an input, a weight, or a view of one, or be given out twice: such memory
         # is not the caller's to keep. Small ones may be constants of the VM.
         borrowed = [view for _, view in self._staged.values()]
@@ -121,27 +120,22 @@ class Executor:
             arrays[spec.name] = array
         return arrays
 
-    def _machine(self) -> relax.VirtualMachine:
-        return relax.VirtualMachine(self._module, tvm.cpu())
-
     def _tensor(self, spec: TensorSpec, array: Array) -> Tensor:
-        if _is_exotic(array.dtype):
-            return tvm.runtime.tensor(array)
         flags = array.flags
         is_plain = flags.c_contiguous and flags.writeable and array.dtype.isnative
         if is_plain and array.size and array.ctypes.data % ALIGNMENT == 0:
-            return tvm.runtime.from_dlpack(array)
+            return as_tensor(array)
         if spec.name not in self._staged:
-            tensor = tvm.runtime.empty(spec.shape, spec.dtype)
+            tensor = empty(spec.shape, spec.dtype)
             self._staged[spec.name] = tensor, as_numpy(tensor)
         tensor, view = self._staged[spec.name]
         np.copyto(view, array)
         return tensor
 
 
-def _load_module(library: Path) -> Any:
+def _load(library: Path) -> VirtualMachine:
     try:
-        return tvm.runtime.load_module(str(library))
+        return virtual_machine(library)
     except RuntimeError as error:  # what dlopen says
         reason = (str(error).strip().splitlines() or ["no message"])[-1]
         hint = None
@@ -185,14 +179,23 @@ def check_inputs(inputs: Mapping[str, Array], specs: Sequence[TensorSpec]) -> No
 
 
 def as_numpy(tensor: Tensor) -> Array:
-    """A tensor's memory as an array, without a copy where NumPy knows the dtype."""
+    """A tensor's memory as an array, without a copy."""
     shape = tuple(int(extent) for extent in tensor.shape)
+    dtype = np.dtype(str(tensor.dtype))
     if 0 in shape:
-        return np.empty(shape, str(tensor.dtype))
-    try:
+        return np.empty(shape, dtype)
+    if not _is_exotic(dtype):
         return np.from_dlpack(tensor)
-    except (BufferError, RuntimeError):  # bfloat16 and smaller are not NumPy's own
-        return tensor.numpy()
+    size = math.prod(shape) * dtype.itemsize
+    return np.from_dlpack(view(tensor, (size,), "uint8")).view(dtype).reshape(shape)
+
+
+def as_tensor(array: Array) -> Tensor:
+    """An aligned, contiguous, writable array's memory as a tensor, without a copy."""
+    if not _is_exotic(array.dtype):
+        return tvm_ffi.from_dlpack(array)
+    raw = tvm_ffi.from_dlpack(array.reshape(-1).view(np.uint8))
+    return view(raw, array.shape, array.dtype.name)
 
 
 def weight_tensors(buffer: memoryview, table: Sequence[Weight]) -> list[Tensor]:
@@ -202,8 +205,7 @@ def weight_tensors(buffer: memoryview, table: Sequence[Weight]) -> list[Tensor]:
         dtype = np.dtype(weight.dtype)
         count = int(np.prod(weight.shape, dtype=int))
         array = np.frombuffer(buffer, dtype, count, weight.offset).reshape(weight.shape)
-        is_in_place = count and not _is_exotic(dtype)
-        tensors.append((tvm.runtime.from_dlpack if is_in_place else tvm.runtime.tensor)(array))
+        tensors.append(as_tensor(array) if count else empty(weight.shape, weight.dtype))
     return tensors
 
 

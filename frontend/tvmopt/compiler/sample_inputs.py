@@ -7,13 +7,15 @@ operator reads is taken for a mask.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from tvmopt.model import TensorSpec
+
+if TYPE_CHECKING:
+    import onnx  # imported where a model is read: running a package needs none
 
 Array = npt.NDArray[Any]
 Fill = Literal["random", "zeros", "ones"]
@@ -82,10 +84,12 @@ def _sample(rng: np.random.Generator, spec: TensorSpec, bounds: Range, fill: Fil
 
 def read_ranges(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Range]:
     """`input_ranges` of the model in a file, whose external data are not read."""
+    import onnx
+
     return input_ranges(onnx.load(path, load_external_data=False).graph, specs)
 
 
-def input_ranges(graph: onnx.GraphProto, specs: Sequence[TensorSpec]) -> dict[str, Range]:
+def input_ranges(graph: "onnx.GraphProto", specs: Sequence[TensorSpec]) -> dict[str, Range]:
     """The smallest and largest sensible value of each integer input, by name."""
     nodes = list(_all_nodes(graph))
     shapes = {t.name: tuple(t.dims) for t in graph.initializer}
@@ -108,7 +112,7 @@ def input_ranges(graph: onnx.GraphProto, specs: Sequence[TensorSpec]) -> dict[st
 
 
 def _extents_picked_from(
-    name: str, nodes: Sequence[onnx.NodeProto], shapes: Mapping[str, tuple[int, ...]]
+    name: str, nodes: "Sequence[onnx.NodeProto]", shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[int]:
     carriers = {name}
     for node in nodes:  # in topological order, as ONNX demands
@@ -124,7 +128,7 @@ def _extents_picked_from(
                 carriers.update(node.output)
 
 
-def _constant_shapes(nodes: Iterable[onnx.NodeProto]) -> dict[str, tuple[int, ...]]:
+def _constant_shapes(nodes: "Iterable[onnx.NodeProto]") -> dict[str, tuple[int, ...]]:
     return {
         node.output[0]: tuple(attribute.t.dims)
         for node in nodes
@@ -134,7 +138,7 @@ def _constant_shapes(nodes: Iterable[onnx.NodeProto]) -> dict[str, tuple[int, ..
     }
 
 
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def _all_nodes(graph: "onnx.GraphProto") -> "Iterator[onnx.NodeProto]":
     for node in graph.node:
         yield node
         for attribute in node.attribute:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import tvm_ffi
 
+from tvmopt.compiler.runtime import load_runtime
 from tvmopt.errors import UsageError
 
 _ENV = "TVM_NUM_THREADS"
@@ -75,6 +76,7 @@ def _configure(threads: int) -> None:
     affinity = os.sched_getaffinity(0)
     os.environ.setdefault(_SPIN_ENV, _SPIN_COUNT)
     cpus = [str(cpu) for cpu in _cpus()]
+    load_runtime()
     config = tvm_ffi.get_global_func("runtime.config_threadpool")
     try:
         if not _state.has_pool:
