@@ -258,12 +258,20 @@ def test_a_graph_without_images_is_left_alone(check: Any) -> None:
     assert check.leaves(Layout(), before) == []
 
 
-def test_transposed_convolutions_with_groups_are_left_alone(check: Any) -> None:
+def test_dilated_transposed_convolutions_are_left_alone(check: Any) -> None:
     weight = relax.const(_data(16, 2, 2, 2))
-    before = _module(IMAGE, lambda x: R.nn.conv2d_transpose(x, weight, strides=2, groups=2))
+    before = _module(IMAGE, lambda x: R.nn.conv2d_transpose(x, weight, dilation=2))
     assert check.leaves(Layout(), before) == [
-        "node0: left in the plain layout: a transposed convolution with groups has no blocked form"
+        "node0: left in the plain layout: a dilated transposed convolution has no blocked form"
     ]
+
+
+@pytest.mark.parametrize("op", [R.nn.conv3d, R.nn.conv1d_transpose])
+def test_other_convolutions_whose_weight_is_an_input_are_left_alone(check: Any, op: Any) -> None:
+    shape = (1, 4, 6) if op is R.nn.conv1d_transpose else (1, 4, 6, 6, 6)
+    before = _module([(shape, "float32"), ((4, 4, *shape[2:]), "float32")], lambda x, w: op(x, w))
+    (missed,) = check.leaves(Layout(), before)
+    assert "its weight" in missed
 
 
 def test_packed_weights_hold_every_weight_once() -> None:

@@ -6,7 +6,7 @@ from math import gcd
 from typing import Any
 
 import numpy as np
-from tvm import relax, te, tirx
+from tvm import relax
 
 from tvmopt.rewriting import Graph, attrs_of, constant_value, dtype_of, is_op, shape_of
 from tvmopt_plugins.layout.blocked import ANCHOR, Images
@@ -72,15 +72,8 @@ def emit_convolution(conv: Convolution, graph: Graph, images: Images) -> relax.E
     out_channels = len(conv.weight)
     in_channels = conv.weight.shape[1] * conv.groups
     if conv.groups == in_channels == out_channels and conv.groups > 1:
-        image = images.enter(graph, conv.data)
-        return graph.bb.call_te(
-            partial(depthwise_nchwc, window=conv.window),
-            image.var,
-            relax.const(pack_depthwise(conv.weight, images.block), "float32"),
-            primfunc_name_hint="depthwise_conv2d",
-            primfunc_attrs=ANCHOR,
-        )
-    conv = _merge_groups(conv, graph, images.block)
+        return emit_depthwise(conv, graph, images)
+    conv = merge_groups(conv, graph, images.block)
     image = images.find(graph, conv.data)
     if image is None and conv.groups == 1 and in_channels < images.block:
         # Too few channels for a block: the kernel reads a plain image just as well.
@@ -95,6 +88,17 @@ def emit_convolution(conv: Convolution, graph: Graph, images: Images) -> relax.E
         data,
         relax.const(pack_weight(conv.weight, images.block, factor), "float32"),
         primfunc_name_hint="conv2d",
+        primfunc_attrs=ANCHOR,
+    )
+
+
+def emit_depthwise(conv: Convolution, graph: Graph, images: Images) -> relax.Expr:
+    """A call of the depthwise kernel, with several results for a channel where weights are more."""
+    return graph.bb.call_te(
+        partial(depthwise_nchwc, window=conv.window),
+        images.enter(graph, conv.data).var,
+        relax.const(pack_depthwise(conv.weight, images.block), "float32"),
+        primfunc_name_hint="depthwise_conv2d",
         primfunc_attrs=ANCHOR,
     )
 
@@ -126,7 +130,7 @@ def pack_depthwise(weight: Array, block: int) -> Array:
     return np.ascontiguousarray(padded.reshape(blocks, block, height, width).transpose(0, 2, 3, 1))
 
 
-def _merge_groups(conv: Convolution, graph: Graph, block: int) -> Convolution:
+def merge_groups(conv: Convolution, graph: Graph, block: int) -> Convolution:
     """Groups that do not fill blocks of output channels are computed together.
 
     The weights between different groups are zeros: exact, but more work than the groups alone.
@@ -147,92 +151,3 @@ def _merge_groups(conv: Convolution, graph: Graph, block: int) -> Convolution:
         at = group % together * in_group
         wide[rows, at : at + in_group] = conv.weight[rows]
     return replace(conv, weight=wide, groups=conv.groups // together)
-
-
-def convolve_transposed(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None:
-    """`relax.nn.conv2d_transpose` becomes one convolution whose results are interleaved.
-
-    With stride `s`, the results at rows `y` with the same `r = (y + pad) mod s` are an ordinary
-    convolution with the rows `r, r + s, ...` of the kernel. The `s * s` of them are computed as
-    channels of one convolution (kernels padded with zeros to the same size).
-    """
-    if not is_op(value, "relax.nn.conv2d_transpose"):
-        return None
-    attrs = attrs_of(value)
-    data, weight = value.args
-    shape, result, array = shape_of(data), shape_of(value), constant_value(weight)
-    why = None
-    if shape is None or result is None:
-        why = "its shape is not static"
-    elif array is None:
-        why = "its weight is computed at run time"
-    elif {dtype_of(data), str(array.dtype), dtype_of(value)} != {"float32"}:
-        why = "it is no product of float32"
-    elif (str(attrs.data_layout), str(attrs.kernel_layout)) != ("NCHW", "IOHW"):
-        why = f"its layout is {attrs.data_layout}, {attrs.kernel_layout}"
-    elif int(attrs.groups) != 1:
-        why = "a transposed convolution with groups has no blocked form"
-    elif any(int(d) != 1 for d in attrs.dilation):
-        why = "a dilated transposed convolution has no blocked form"
-    elif 0 in (*shape, *result, *array.shape) or any(int(p) < 0 for p in attrs.padding):
-        why = "it is empty or has a negative padding"
-    if why is not None or shape is None or result is None or array is None:
-        graph.missed(f"left in the plain layout: {why}")
-        return None
-    strides = int(attrs.strides[0]), int(attrs.strides[1])
-    begin = int(attrs.padding[0]), int(attrs.padding[1])
-    phases = _phases(array, strides, images.block)
-    kernel = phases.shape[2], phases.shape[3]
-    reach = [(result[2 + i] - 1 + begin[i]) // strides[i] + 1 for i in (0, 1)]
-    window = Window(
-        kernel,
-        padding=(
-            kernel[0] - 1,
-            kernel[1] - 1,
-            max(0, reach[0] - shape[2]),
-            max(0, reach[1] - shape[3]),
-        ),
-    )
-    conv = Convolution(data, phases, window, 1)
-    stacked = graph.emit(emit_convolution(conv, graph, images))
-    size = result[2], result[3]
-    woven = graph.bb.call_te(
-        partial(_interleave, strides=strides, begin=begin, size=size),
-        stacked,
-        primfunc_name_hint="interleave",
-    )
-    return images.leave(graph, woven, result[1])
-
-
-def _phases(weight: Array, strides: tuple[int, int], block: int) -> Array:
-    """`[I, O, KH, KW]` as `[s * s * ceil(O / b) * b, I, ceil(KH / s), ceil(KW / s)]`."""
-    in_channels, out_channels, *kernel = weight.shape
-    steps = [blocks_of(k, s) for k, s in zip(kernel, strides, strict=True)]
-    pads = [(0, n * s - k) for k, s, n in zip(kernel, strides, steps, strict=True)]
-    channels = blocks_of(out_channels, block) * block
-    padded = np.pad(weight, ((0, 0), (0, channels - out_channels), *pads))
-    split = padded.reshape(in_channels, channels, steps[0], strides[0], steps[1], strides[1])
-    # Input `q - j` meets kernel row `r + s * j`: a convolution's window runs the other way.
-    kernels = split.transpose(3, 5, 1, 0, 2, 4)[..., ::-1, ::-1]
-    return np.ascontiguousarray(
-        kernels.reshape(strides[0] * strides[1] * channels, in_channels, *steps)
-    )
-
-
-def _interleave(
-    stacked: te.Tensor,
-    strides: tuple[int, int],
-    begin: tuple[int, int],
-    size: tuple[int, int],
-) -> te.Tensor:
-    batch, blocks, _, _, block = (int(dim) for dim in stacked.shape)
-    per_phase = blocks // (strides[0] * strides[1])
-
-    def read(n: tirx.Expr, c: tirx.Expr, y: tirx.Expr, x: tirx.Expr, b: tirx.Expr) -> Any:
-        down, right = y + begin[0], x + begin[1]
-        phase = tirx.floormod(down, strides[0]) * strides[1] + tirx.floormod(right, strides[1])
-        row, column = tirx.floordiv(down, strides[0]), tirx.floordiv(right, strides[1])
-        return stacked[n, phase * per_phase + c, row, column, b]
-
-    woven: Any = te.compute((batch, per_phase, *size, block), read, name="interleave")
-    return woven

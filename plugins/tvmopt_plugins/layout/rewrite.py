@@ -8,10 +8,12 @@ from tvm import relax
 from tvmopt import CompileContext
 from tvmopt.rewriting import Graph, Rewrite, rebuild, shape_of
 from tvmopt_plugins.layout.blocked import Images
-from tvmopt_plugins.layout.convolution import convolve, convolve_transposed
+from tvmopt_plugins.layout.convolution import convolve
 from tvmopt_plugins.layout.elementwise import map_elements, prelu
 from tvmopt_plugins.layout.movement import concat, pad, resize, slice_evenly, take_slice
 from tvmopt_plugins.layout.pooling import pool, pool_adaptively, reduce_pixels
+from tvmopt_plugins.layout.transposed import convolve_transposed
+from tvmopt_plugins.layout.volume import convolve_volume, transposed_in_two_dimensions
 
 if TYPE_CHECKING:
     from tvmopt_plugins.layout import Layout
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 _REWRITES = (
     convolve,
     convolve_transposed,
+    convolve_volume,
+    transposed_in_two_dimensions,
     pool,
     pool_adaptively,
     reduce_pixels,

@@ -53,15 +53,26 @@ class Window:
 
 
 def depthwise_nchwc(data: te.Tensor, weight: te.Tensor, window: Window) -> te.Tensor:
-    """Convolution of each channel with a kernel of its own; `weight` is `[C / b, KH, KW, b]`."""
+    """Convolution of each channel with kernels of its own.
+
+    Args:
+        data: the image.
+        weight: `[m * C / b, KH, KW, b]`; of `m` kernels for each channel, the first of all channels
+            come first, and so do their results.
+        window: the window.
+    """
     padded = pad_image(data, window)
     kh, kw = _axes(window)
+    batch, _, *rest = _shape(data, window)
+    blocks, results = int(data.shape[1]), int(weight.shape[0])
+
+    def read(n: tirx.Expr, c: tirx.Expr, y: tirx.Expr, x: tirx.Expr, b: tirx.Expr) -> Any:
+        image = c if results == blocks else tirx.floormod(c, blocks)
+        return padded(n, image, *_place(window, (y, x), (kh, kw)), b)
+
     result: Any = te.compute(
-        _shape(data, window),
-        lambda n, c, y, x, b: te.sum(
-            padded(n, c, *_place(window, (y, x), (kh, kw)), b) * weight[c, kh, kw, b],
-            axis=[kh, kw],
-        ),
+        (batch, results, *rest),
+        lambda n, c, y, x, b: te.sum(read(n, c, y, x, b) * weight[c, kh, kw, b], axis=[kh, kw]),
         name="depthwise_nchwc",
         attrs={OP_ANNOTATION: WINDOW},
     )
