@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tvmopt_schedules.cpu.cost import stream_rate
+from tvmopt_schedules.cpu.cost import rate_of
 from tvmopt_schedules.cpu.machine import Machine
 
 _MOST_VECTORS = 8
@@ -160,7 +160,7 @@ def phase_cycles(
     heights = [tile.rows] * (layer.batch // tile.rows)
     heights += [layer.batch % tile.rows] if layer.batch % tile.rows else []
     first, *others = heights
-    reduction = cycles(first, stream_rate(machine, weights))
+    reduction = cycles(first, rate_of(machine, weights))
     reduction += sum(cycles(rows, machine.l2_bytes_per_cycle) for rows in others)
     return -(-blocks // parts) * gates / tile.gates * layer.hidden * reduction
 
