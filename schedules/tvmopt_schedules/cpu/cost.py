@@ -77,16 +77,21 @@ def rate_of(machine: Machine, size_bytes: float) -> float:
     return machine.memory_bytes_per_cycle
 
 
-def once_cycles(machine: Machine, size_bytes: float) -> float:
-    """One pass over an array that an earlier kernel of the model wrote or read.
+def stream_rate(machine: Machine, size_bytes: float) -> float:
+    """Bytes in a cycle of an array of `size_bytes` that an earlier kernel wrote or read.
 
     What was larger than half of a cache has left it since.
     """
     if size_bytes <= machine.l2_bytes // 2:
-        return size_bytes / machine.l2_bytes_per_cycle
+        return machine.l2_bytes_per_cycle
     if size_bytes <= machine.l3_bytes // 2:
-        return size_bytes / machine.l3_bytes_per_cycle
-    return size_bytes / machine.memory_bytes_per_cycle
+        return machine.l3_bytes_per_cycle
+    return machine.memory_bytes_per_cycle
+
+
+def once_cycles(machine: Machine, size_bytes: float) -> float:
+    """One pass over an array that an earlier kernel of the model wrote or read."""
+    return size_bytes / stream_rate(machine, size_bytes)
 
 
 def weights_cycles(machine: Machine, size_bytes: float) -> float:
