@@ -17,7 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from models import bert, convnext, efficientnet, gpt2, mobilenet, resnet, unet, vgg, vit, yolo
+from models import (
+    bert,
+    convnext,
+    crnn,
+    efficientnet,
+    gpt2,
+    lstm,
+    mobilenet,
+    resnet,
+    unet,
+    vgg,
+    vit,
+    yolo,
+)
 from torch import Tensor, nn
 
 OPSET = 20
@@ -64,6 +77,10 @@ ARCHITECTURES = {
         gpt2.gpt2_4layers, {"input_ids": (1, 128)}, 124_439_808 - 8 * GPT2_LAYER, gpt2.VOCABULARY
     ),
     "vgg11_bn": Architecture(vgg.vgg11_bn, _image(224), 132_868_840),
+    "lstm_medium": Architecture(
+        lstm.lstm_medium, {"input_ids": (1, 64)}, 19_780_400, lstm.VOCABULARY
+    ),
+    "crnn": Architecture(crnn.crnn, {"image": (1, 1, 32, 100)}, 8_331_301),
 }
 
 
@@ -125,13 +142,14 @@ def write(architecture: Architecture, path: Path, batch: int) -> None:
 def randomize(network: nn.Module) -> None:
     """Draws weights: He for convolutions, the transformers' 0.02 for embeddings and their linears.
 
-    A linear behind convolutions keeps torch's own initialization.
+    What is not in a transformer, recurrent layers and their embeddings too, keeps torch's own
+    initialization.
     """
     transformer = any(isinstance(module, nn.LayerNorm) for module in network.modules())
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.weight.requires_grad:
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        elif isinstance(module, nn.Embedding):
+        elif isinstance(module, nn.Embedding) and transformer:
             nn.init.normal_(module.weight, std=0.02)
         elif isinstance(module, nn.Linear) and transformer:
             nn.init.normal_(module.weight, std=0.04)

@@ -187,6 +187,21 @@ class VisionTransformer(nn.Module):
         return self.head(self.layer(y)[:, 0])
 
 
+class Recurrent(nn.Module):
+    """Two layers of both directions, batch first, and their last states."""
+
+    def __init__(self, cell: Any) -> None:
+        super().__init__()
+        self.words = nn.Embedding(50, 12)
+        self.layers = cell(12, 20, 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(40, 5)
+
+    def forward(self, ids: Any) -> Any:
+        states, last = self.layers(self.words(ids))
+        last = last[0] if isinstance(last, tuple) else last
+        return self.head(states) + last.mean()
+
+
 def image() -> Any:
     return torch.randn(1, 3, 32, 32)
 
@@ -206,6 +221,9 @@ NETWORKS = {
         lambda: (words(), torch.tensor([[1] * 9 + [0] * 3])),
     ),
     "gpt2": (lambda: Transformer(causal=True), lambda: (words(),)),
+    "lstm": (lambda: Recurrent(nn.LSTM), lambda: (words(),)),
+    "gru": (lambda: Recurrent(nn.GRU), lambda: (torch.randint(0, 50, (3, 7)),)),
+    "rnn": (lambda: Recurrent(nn.RNN), lambda: (words(),)),
     "vit": (VisionTransformer, lambda: (image(),)),
 }
 
