@@ -36,6 +36,7 @@ DEFAULT_PASSES = (
     "merge-parallel-matmuls",
     "layout",
     "pack-recurrent",
+    "fuse-attention",
     "pack-matmul",
     "legalize",
     "fuse",

@@ -188,6 +188,13 @@ def work(sch: s_tir.Schedule, block: SBlockRV) -> int:
 
 def transcendental_cycles(sch: s_tir.Schedule, block: SBlockRV, machine: Machine) -> float:
     """Cycles of the polynomials that stand for the block's `exp`, `erf` ..., a vector at a time."""
+    count = transcendentals(sch, block)
+    results = prod(extent(sch, loop) or 1 for loop in sch.get_loops(block))
+    return results / machine.lanes * count * _POLYNOMIAL_CYCLES
+
+
+def transcendentals(sch: s_tir.Schedule, block: SBlockRV) -> int:
+    """How often `exp`, `erf`, `tanh` ... stand in the block's body."""
     count = 0
 
     def note(call: ir.Call) -> None:
@@ -195,8 +202,7 @@ def transcendental_cycles(sch: s_tir.Schedule, block: SBlockRV, machine: Machine
         count += isinstance(call.op, ir.Op) and call.op.name in _TRANSCENDENTAL
 
     tvm_ffi.structural_walk(sch.get(block).body, [(ir.Call, note)])
-    results = prod(extent(sch, loop) or 1 for loop in sch.get_loops(block))
-    return results / machine.lanes * count * _POLYNOMIAL_CYCLES
+    return count
 
 
 def lanes_for(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> int:

@@ -53,7 +53,7 @@ def register_tile(
         RegisterTile(height, width)
         for width in widths
         for height in range(1, min(rows, _MOST_ROWS) + 1)
-        if _fits(machine, height, width)
+        if fits(machine, height, width)
     ]
     if not tiles:  # a layout that is wider than the registers
         return RegisterTile(1, vectors or 1)
@@ -100,7 +100,8 @@ def matmul_cycles(
     return together(product_cycles(machine, tile, *sizes), traffic) + CALL_CYCLES
 
 
-def _fits(machine: Machine, height: int, width: int) -> bool:
+def fits(machine: Machine, height: int, width: int) -> bool:
+    """Whether the registers hold a tile's accumulators and its operands."""
     if height == 1:  # the columns are operands in memory
         return width + 2 <= machine.registers
     return height * width + width + 1 <= machine.registers

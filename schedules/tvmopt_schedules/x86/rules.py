@@ -2,6 +2,7 @@
 
 from tvm.s_tir.dlight import ScheduleRule
 
+from tvmopt_schedules.cpu.attention_rule import Attention
 from tvmopt_schedules.cpu.batch_matmul_rule import BatchMatmul
 from tvmopt_schedules.cpu.conv2d_rule import Conv2d
 from tvmopt_schedules.cpu.elementwise_rule import Elementwise
@@ -21,6 +22,7 @@ def rules(machine: Machine) -> list[ScheduleRule]:
         Conv2d(machine),
         WindowNchwc(machine),
         MatmulPacked(machine),
+        Attention(machine),
         BatchMatmul(machine),
         Recurrent(machine),
         Elementwise(machine),

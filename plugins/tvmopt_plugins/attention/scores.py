@@ -1,0 +1,124 @@
+"""What stands between the product of queries and keys and the softmax over it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tvm import relax, te, tirx
+
+from tvmopt.rewriting import Graph, dtype_of, is_op, scalar_value, shape_of
+
+Value = Callable[[Any, Sequence[Any], Sequence[te.Tensor]], Any]
+"""The value of a node at an index, from the product there and from the operands."""
+
+_ELEMENTWISE: dict[str, Callable[..., Any]] = {
+    "relax.add": lambda a, b: a + b,
+    "relax.subtract": lambda a, b: a - b,
+    "relax.multiply": lambda a, b: a * b,
+    "relax.divide": lambda a, b: a / b,
+    "relax.maximum": tirx.max,
+    "relax.minimum": tirx.min,
+    "relax.negative": lambda a: tirx.const(0.0, "float32") - a,
+    "relax.tanh": te.tanh,
+    "relax.where": lambda condition, a, b: tirx.Select(condition, a, b),
+}
+
+
+@dataclass
+class Scores:
+    """The chain from a softmax back to a matmul.
+
+    Attributes:
+        shape: of the scores.
+        product: the matmul, when it has been found.
+        scale: what the product is multiplied with before anything else.
+        operands: tensors that the chain reads beside the product.
+        chain: the variables in between, in order of execution.
+        why: why there is no such chain.
+    """
+
+    shape: tuple[int, ...]
+    product: relax.Call | None = None
+    scale: float = 1.0
+    operands: list[relax.Expr] = field(default_factory=list)
+    chain: list[relax.Expr] = field(default_factory=list)
+    why: str = ""
+
+
+def read_scores(scores: relax.Expr, graph: Graph) -> tuple[Scores, Value]:
+    """Reads the chain that ends in `scores`; without a `product` in it where there is none."""
+    found = Scores(shape_of(scores) or ())
+    return found, _read(scores, found, graph)
+
+
+def _read(expr: relax.Expr, found: Scores, graph: Graph) -> Value:
+    value = graph.producer(expr)
+    if graph.uses(expr) != 1 or graph.is_output(expr):
+        found.why = found.why or "its scores have another reader"
+        return _nothing
+    if is_op(value, "relax.matmul"):
+        found.product = value
+        found.chain.append(expr)
+        return _the_product
+    if not is_op(value, *_ELEMENTWISE):
+        name = getattr(getattr(value, "op", None), "name", "") or "something else"
+        found.why = f"between product and softmax stands {name}"
+        return _nothing
+    arguments: list[Value] = []
+    for arg in value.args:
+        is_next = found.product is None and _leads_to_product(arg, found.shape, graph)
+        arguments.append(_read(arg, found, graph) if is_next else _operand(arg, found))
+    if found.product is None:
+        found.why = found.why or "its softmax does not read a product"
+        return _nothing
+    found.chain.append(expr)
+    factor = scalar_value(value.args[1]) if is_op(value, "relax.multiply") else None
+    if arguments[0] is _the_product and factor is not None and 0 < abs(factor) < np.inf:
+        found.scale *= float(factor)
+        return _the_product
+    combine = _ELEMENTWISE[value.op.name]
+
+    def combined(product: Any, index: Sequence[Any], tensors: Sequence[te.Tensor]) -> Any:
+        return combine(*[argument(product, index, tensors) for argument in arguments])
+
+    return combined
+
+
+def _leads_to_product(expr: relax.Expr, shape: tuple[int, ...], graph: Graph) -> bool:
+    """Whether a chain of element-wise operators on whole scores ends in a matmul."""
+    value = graph.producer(expr)
+    if shape_of(expr) != shape:
+        return False
+    if is_op(value, "relax.matmul"):
+        return True
+    return is_op(value, *_ELEMENTWISE) and any(
+        _leads_to_product(arg, shape, graph) for arg in value.args
+    )
+
+
+def _operand(expr: relax.Expr, found: Scores) -> Value:
+    scalar = scalar_value(expr)
+    if scalar is not None:
+        constant = tirx.const(scalar, dtype_of(expr))
+        return lambda _product, _index, _tensors: constant
+    position, shape = len(found.operands), shape_of(expr)
+    if shape is None:
+        found.why = "an operand of its scores has no static shape"
+        return _nothing
+    found.operands.append(expr)
+
+    def element(_product: Any, index: Sequence[Any], tensors: Sequence[te.Tensor]) -> Any:
+        aligned = list(index)[len(index) - len(shape) :]
+        at = [0 if size == 1 else i for i, size in zip(aligned, shape, strict=True)]
+        return tensors[position](*at)
+
+    return element
+
+
+def _the_product(product: Any, _index: Sequence[Any], _tensors: Sequence[te.Tensor]) -> Any:
+    return product
+
+
+def _nothing(_product: Any, _index: Sequence[Any], _tensors: Sequence[te.Tensor]) -> Any:
+    raise AssertionError("a chain without a product is not computed")

@@ -1,0 +1,192 @@
+"""Scaled-dot-product attention as one kernel: the scores of a few query rows at a time.
+
+`y[g, m, :] = softmax_n(score(q[g, m, :] . k[g, n, :], g, m, n)) @ v[g, n, :]`
+
+Query rows come in tiles of `attention_tile(...).rows`. For each tile the scores of all keys are
+computed, turned into weights and multiplied with the values while they are in the cache: memory
+grows with the number of keys, not with its square. Keys and values are packed once per head, into
+vectors of neighbouring keys (for `q . k`) and of neighbouring columns (for `weights @ v`).
+
+Definitions: `g` numbers query heads of the whole batch, `h` the heads of keys and values; `group`
+query heads that follow each other share one of those, and their rows stand below each other.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from tvm import te, tirx
+
+from tvmopt_schedules.cpu.attention_tile import AttentionShape, attention_tile
+from tvmopt_schedules.cpu.blocks import OP_ANNOTATION
+from tvmopt_schedules.cpu.compute.matmul import ravel, unravel
+from tvmopt_schedules.cpu.machine import Machine
+
+ATTENTION = "attention"
+
+Score = Callable[[Any, Sequence[Any]], Any]
+"""The weight's exponent of a scalar product and its index `[*lead, m, n]`."""
+
+
+IsEmpty = Callable[[Any, Sequence[Any]], Any]
+"""Whether a row gives zeros, from the sum of its exponentials and its index `[*lead, m]`."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A matrix per head as it is stored, and the transpose that brings it into the usual form.
+
+    Attributes:
+        tensor: as it is stored.
+        axes: in the manner of `numpy.transpose`; the result is `[*lead, row, column]`.
+    """
+
+    tensor: te.Tensor
+    axes: Sequence[int]
+
+    @property
+    def shape(self) -> list[int]:
+        """Its shape after the transpose."""
+        return [int(self.tensor.shape[axis]) for axis in self.axes]
+
+    def at(self, lead: Sequence[Any], row: Any, column: Any) -> Any:
+        """One element; leading axes of extent 1 broadcast."""
+        shape = self.shape
+        aligned = list(lead)[len(lead) - (len(shape) - 2) :]
+        index = [0 if size == 1 else at for at, size in zip(aligned, shape[:-2], strict=True)]
+        stored: list[Any] = [0] * len(shape)
+        for position, axis in zip([*index, row, column], self.axes, strict=True):
+            stored[axis] = position
+        return self.tensor(*stored)
+
+
+def attention(
+    q: Operand,
+    k: Operand,
+    v: Operand,
+    lead: Sequence[int],
+    group: int,
+    scale: float,
+    score: Score,
+    machine: Machine,
+    is_empty: IsEmpty | None = None,
+) -> te.Tensor:
+    """Attention over `lead` heads, `[*lead, M, Dv]`.
+
+    Args:
+        q: queries `[*lead, M, D]`.
+        k: keys `[*heads, D, N]`, transposed as a matrix product wants them.
+        v: values `[*heads, N, Dv]`.
+        lead: leading axes of the result; `heads` are these with `prod(heads) * group ==
+            prod(lead)`, or such that broadcast to them where `group` is 1.
+        group: query heads that share one head of keys and values.
+        scale: what the scalar products are multiplied with; the queries are, in fact.
+        score: what stands between the scaled scalar product and the softmax.
+        machine: decides the tiles.
+        is_empty: rows that give zeros. Without it a row of which all keys are masked out with -inf
+            gives NaN, as the softmax does.
+    """
+    lanes, dtype = machine.lanes, q.tensor.dtype
+    per_head, depth = q.shape[-2:]
+    keys, columns = v.shape[-2:]
+    heads = prod(lead) // group
+    rows = per_head * group
+    tile = attention_tile(machine, AttentionShape(rows, keys, depth, columns))
+    count, vectors, out_vectors = (
+        -(-rows // tile.rows),
+        -(-keys // lanes),
+        -(-columns // lanes),
+    )
+
+    def head_of(h: Any, operand: Operand) -> list[Any]:
+        if group == 1:
+            return unravel(h, list(lead))
+        # Axes that all query heads share are broadcast: they stand at the end, or are 1.
+        shape = operand.shape[:-2]
+        return unravel(h, shape) if prod(shape) == heads else [0] * len(shape)
+
+    def query(h: Any, row: Any) -> list[Any]:
+        """`[*lead, m]` of a row."""
+        if group == 1:
+            return [*unravel(h, list(lead)), row]
+        return [*unravel(h * group + row // per_head, list(lead)), row % per_head]
+
+    def row_of(t: Any, r: Any) -> Any:
+        row: Any = t * tile.rows + r
+        # Rows after the last one repeat it.
+        return tirx.min(row, tirx.const(rows - 1, row.ty)) if rows % tile.rows else row
+
+    def zero_after(element: Any, at: Any, limit: int) -> Any:
+        if limit % lanes == 0:
+            return element
+        return tirx.if_then_else(at < limit, element, tirx.const(0.0, dtype))
+
+    def pack_q(h: tirx.Var, t: tirx.Var, r: tirx.Var, d: tirx.Var) -> Any:
+        *at, m = query(h, row_of(t, r))
+        element = q.at(at, m, d)
+        return element if scale == 1 else element * tirx.const(scale, dtype)
+
+    def pack_k(h: tirx.Var, u: tirx.Var, d: tirx.Var, lane: tirx.Var) -> Any:
+        n = u * lanes + lane
+        return zero_after(k.at(head_of(h, k), d, n), n, keys)
+
+    def pack_v(h: tirx.Var, u: tirx.Var, n: tirx.Var, lane: tirx.Var) -> Any:
+        c = u * lanes + lane
+        return zero_after(v.at(head_of(h, v), n, c), c, columns)
+
+    queries = te.compute((heads, count, tile.rows, depth), pack_q, name="attention_q")
+    packed_k = te.compute((heads, vectors, depth, lanes), pack_k, name="attention_k")
+    packed_v = te.compute((heads, out_vectors, keys, lanes), pack_v, name="attention_v")
+
+    d = te.reduce_axis((0, depth), "d")
+    scores = te.compute(
+        (heads, count, tile.rows, vectors, lanes),
+        lambda h, t, r, u, lane: te.sum(queries[h, t, r, d] * packed_k[h, u, d, lane], axis=d),
+        name="attention_scores",
+    )
+
+    def exponent(h: tirx.Var, t: tirx.Var, r: tirx.Var, n: tirx.Var) -> Any:
+        return score(scores[h, t, r, n // lanes, n % lanes], [*query(h, row_of(t, r)), n])
+
+    exponents = te.compute((heads, count, tile.rows, keys), exponent, name="attention_exponent")
+    n_max, n_sum, n = (te.reduce_axis((0, keys), name) for name in ("n", "n", "n"))
+    per_row = (heads, count, tile.rows)
+    largest = te.compute(
+        per_row, lambda h, t, r: te.max(exponents[h, t, r, n_max], axis=n_max), name="attention_max"
+    )
+    weights = te.compute(
+        (*per_row, keys),
+        lambda h, t, r, n: te.exp(exponents[h, t, r, n] - largest[h, t, r]),
+        name="attention_weights",
+    )
+    total = te.compute(
+        per_row, lambda h, t, r: te.sum(weights[h, t, r, n_sum], axis=n_sum), name="attention_sum"
+    )
+    inverse = te.compute(
+        per_row, lambda h, t, r: tirx.const(1.0, dtype) / total[h, t, r], name="attention_inverse"
+    )
+    product = te.compute(
+        (heads, count, tile.rows, out_vectors, lanes),
+        lambda h, t, r, u, lane: te.sum(weights[h, t, r, n] * packed_v[h, u, n, lane], axis=n),
+        name="attention_product",
+        attrs={OP_ANNOTATION: ATTENTION},
+    )
+    t_rows = tile.rows
+
+    def normalized(h: tirx.Var, m: tirx.Var, c: tirx.Var) -> Any:
+        at = (h, m // t_rows, m % t_rows)
+        value = product(*at, c // lanes, c % lanes) * inverse(*at)
+        if is_empty is None:
+            return value
+        return tirx.Select(is_empty(total(*at), query(h, m)), tirx.const(0.0, dtype), value)
+
+    result = te.compute((heads, rows, columns), normalized, name="attention_rows")
+
+    def unstack(*index: tirx.Var) -> Any:
+        *at, m, c = index
+        g: Any = ravel(list(at), list(lead)) if at else 0
+        return result[g, m, c] if group == 1 else result[g // group, g % group * per_head + m, c]
+
+    y: Any = te.compute((*lead, per_head, columns), unstack, name="attention", tag="injective")
+    return y

@@ -1,0 +1,95 @@
+"""Fused attention, scheduled, against numpy in double precision."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from schedule_harness import Compiled, compile_relax
+from tvm import relax
+
+from tvmopt_plugins.attention import FuseAttention
+
+R = relax.op
+SIZES = st.one_of(st.integers(1, 20), st.sampled_from([31, 64, 100, 129]))
+
+
+def _data(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def _attention(q: Any, k: Any, v: Any, mask: Any = None) -> relax.Expr:
+    """Operands as projections leave them, `[B, T, H, D]`; so is the result."""
+    q, k, v = (R.permute_dims(one, (0, 2, 1, 3)) for one in (q, k, v))
+    scores = R.multiply(R.matmul(q, R.permute_dims(k, (0, 1, 3, 2))), relax.const(np.float32(0.25)))
+    if mask is not None:
+        scores = R.add(scores, mask)
+    return R.permute_dims(R.matmul(R.nn.softmax(scores, -1), v), (0, 2, 1, 3))
+
+
+def _reference(q: Any, k: Any, v: Any, mask: Any = None) -> np.ndarray:
+    q, k, v = (one.astype("float64").transpose(0, 2, 1, 3) for one in (q, k, v))
+    scores = 0.25 * q @ k.transpose(0, 1, 3, 2) + (0 if mask is None else mask)
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return (powers / powers.sum(-1, keepdims=True) @ v).transpose(0, 2, 1, 3)
+
+
+def _check(device: str, *arrays: np.ndarray, cores: int | None = None) -> Compiled:
+    def build(bb: relax.BlockBuilder, inputs: Any) -> relax.Expr:
+        return bb.emit(_attention(*inputs))
+
+    shapes = [(array.shape, "float32") for array in arrays]
+    made = compile_relax(device, shapes, build, [FuseAttention()], cores)
+    # Exponents up to 30 are off by 2e-6, and so are the weights, of which the result is an average
+    # of numbers up to 5.
+    np.testing.assert_allclose(made.run(*arrays)[0], _reference(*arrays), rtol=0, atol=1e-5)
+    assert made.rules[0] == "attention"  # a transpose of one token is a view behind it
+    assert not made.fallbacks
+    return made
+
+
+@settings(max_examples=5)
+@given(heads=st.integers(1, 3), rows=SIZES, keys=SIZES, depth=SIZES)
+def test_any_shape(heads: int, rows: int, keys: int, depth: int) -> None:
+    q, k = _data(1, rows, heads, depth), _data(1, keys, heads, depth, seed=1)
+    _check("x86-avx2", q, k, _data(1, keys, heads, depth, seed=2))
+
+
+@pytest.mark.parametrize(("tokens", "depth"), [(197, 64), (37, 20), (128, 33), (1, 64)])
+def test_tails_of_rows_keys_and_columns(device: str, tokens: int, depth: int) -> None:
+    _check(device, *(_data(1, tokens, 3, depth, seed=seed) for seed in range(3)))
+
+
+def test_one_query_looks_at_many_keys(device: str) -> None:
+    _check(device, _data(2, 1, 2, 32), *(_data(2, 300, 2, 32, seed=seed) for seed in (1, 2)))
+
+
+def test_values_are_wider_than_keys(device: str) -> None:
+    _check(device, _data(1, 20, 2, 16), _data(1, 30, 2, 16, seed=1), _data(1, 30, 2, 40, seed=2))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 37), (37, 37), (2, 3, 37, 37)])
+def test_masks(device: str, shape: tuple[int, ...]) -> None:
+    mask = np.where(_data(*shape, seed=3) > 1, -np.inf, _data(*shape, seed=4)).astype("float32")
+    _check(device, *(_data(2, 37, 3, 16, seed=seed) for seed in range(3)), mask)
+
+
+@pytest.mark.parametrize("cores", [1, 3, 64])
+def test_any_number_of_cores(device: str, cores: int) -> None:
+    _check(device, *(_data(1, 100, 3, 16, seed=seed) for seed in range(3)), cores=cores)
+
+
+def test_slices_of_one_projection_are_read_in_place(device: str) -> None:
+    def build(bb: relax.BlockBuilder, inputs: Any) -> relax.Expr:
+        parts = [
+            R.reshape(R.strided_slice(inputs[0], [2], [48 * i], [48 * i + 48]), (1, 37, 3, 16))
+            for i in range(3)
+        ]
+        return bb.emit(_attention(*parts))
+
+    made = compile_relax(device, [((1, 37, 144), "float32")], build, [FuseAttention()])
+    x = _data(1, 37, 144)
+    parts = x.reshape(1, 37, 3, 3, 16).transpose(2, 0, 1, 3, 4)
+    np.testing.assert_allclose(made.run(x)[0], _reference(*parts), rtol=0, atol=1e-5)
+    assert made.rules == ["attention"]
