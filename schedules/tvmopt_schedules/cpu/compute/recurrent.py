@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tvmopt_schedules.cpu.cost import rate_of
+from tvmopt_schedules.cpu.cost import preference, rate_of, tile_cycles
 from tvmopt_schedules.cpu.machine import Machine
 
 _MOST_VECTORS = 8
@@ -119,12 +119,12 @@ def recurrent_tile(machine: Machine, layer: Layer, phase: Phase, parts: int) -> 
         if _fits(machine, rows, vectors * together)
     ]
 
-    def order(tile: RecurrentTile) -> tuple[float, int, int]:
-        # Equal times: all gates in registers need no buffer, and no rest of rows is less code.
-        cycles = phase_cycles(machine, layer, phase, tile, parts)
-        return round(cycles, 3), -tile.gates, layer.batch % tile.rows
+    def cost(tile: RecurrentTile) -> float:
+        rests = int(layer.batch % tile.rows > 0)
+        factor = preference(tile.rows, tile.vectors * tile.gates, rests=rests)
+        return phase_cycles(machine, layer, phase, tile, parts) * factor
 
-    return min(tiles, key=order)
+    return min(tiles, key=cost)
 
 
 def _fits(machine: Machine, rows: int, width: int) -> bool:
@@ -138,31 +138,23 @@ def phase_cycles(
 ) -> float:
     """Cycles of the busiest core for the products of one phase in one step.
 
-    A step of the reduction takes the longest of its FMAs, the latency of few accumulators, its
-    loads, and the weights' way from the cache they stay in between two steps of the sequence; the
+    The weights come from the cache that they stay in from one step of the sequence to the next; the
     second tile of rows finds them in the level-2 cache. Units that jut out over the last one count
     in full.
     """
     gates = len(phase.gates)
     weights = 4 * layer.hidden * layer.hidden * gates * layer.directions / parts
     width = tile.vectors * tile.gates
-    size_bytes = width * machine.lanes * 4
     blocks = -(-layer.hidden // (tile.vectors * machine.lanes)) * layer.directions
-
-    def cycles(rows: int, rate: float) -> float:
-        return max(
-            rows * width / machine.fmas_per_cycle,
-            machine.fma_latency,
-            (rows + width) / machine.loads_per_cycle,
-            size_bytes / rate,
-        )
 
     heights = [tile.rows] * (layer.batch // tile.rows)
     heights += [layer.batch % tile.rows] if layer.batch % tile.rows else []
     first, *others = heights
-    reduction = cycles(first, rate_of(machine, weights))
-    reduction += sum(cycles(rows, machine.l2_bytes_per_cycle) for rows in others)
-    return -(-blocks // parts) * gates / tile.gates * layer.hidden * reduction
+    rate = rate_of(machine, weights)
+    panel = tile_cycles(machine, first, width, layer.hidden, rate)
+    rate = max(rate, machine.l2_bytes_per_cycle)
+    panel += sum(tile_cycles(machine, rows, width, layer.hidden, rate) for rows in others)
+    return -(-blocks // parts) * gates / tile.gates * panel
 
 
 def pack_weight(
