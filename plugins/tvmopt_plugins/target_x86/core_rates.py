@@ -38,7 +38,7 @@ def _rates(
 _HASWELL = _rates(latency=5, l2=25, l3=10)
 _ZEN_2 = _rates(latency=5, l2=25, l3=16)
 _ZEN_3 = _rates(l2=25, l3=20)
-_ZEN_5 = Rates(**{**_rates(l2=50, l3=24), "memory_bytes_per_cycle": 8.0})
+_ZEN_5 = Rates(**{**_rates(l2=50, l3=24), "memory_bytes_per_cycle": 10.0})
 
 _NARROW = {  # with vectors of 256 bits
     "haswell": _HASWELL,

@@ -12,6 +12,7 @@ from tvmopt_schedules.cpu.blocks import Kernel, find_anchor
 from tvmopt_schedules.cpu.compute.conv2d import CONV2D, CONV2D_PIXELS, GROUPS
 from tvmopt_schedules.cpu.conv2d_prefetch import epilogue_operands, next_pixels, next_weights
 from tvmopt_schedules.cpu.conv2d_tile import ConvShape, chunking, conv_cycles, conv_tile
+from tvmopt_schedules.cpu.cost import once_cycles
 from tvmopt_schedules.cpu.guarded_rule import GuardedRule
 from tvmopt_schedules.cpu.loops import PARALLEL_WORK, transcendental_cycles, work
 from tvmopt_schedules.cpu.prefetch import prefetch
@@ -49,11 +50,6 @@ class _Loops:
         """The outermost loop of the reduction."""
         return self.reduction[0]
 
-    @property
-    def step(self) -> LoopRV:
-        """The innermost loop of the reduction."""
-        return self.reduction[-1]
-
 
 class Conv2d(GuardedRule):
     """Keeps a tile of pixels x output-channel blocks in registers over the whole reduction.
@@ -79,6 +75,7 @@ class Conv2d(GuardedRule):
         chunk = chunking(self.machine, shape, tile)
         last, moves = close_kernel(sch, kernel, pixels=not by_rows)
         epilogue = transcendental_cycles(sch, last, self.machine)
+        result_bytes = prod(int(dim) for dim in sch.get(last).writes[0].source.shape) * 4
 
         loops = sch.get_loops(last)
         image, channel, lane = loops[0], loops[1], loops[-1]
@@ -112,24 +109,23 @@ class Conv2d(GuardedRule):
         sch.decompose_reduction(anchor, loops.outer)
         results = [block, *order[order.index(block) + 1 :]]
         update = sch.get_sblock(f"{kernel.anchor}_update")
-        asks: dict[LoopRV, list[Any]] = {loops.step: [], loops.outer: []}
         near = self.machine.l2_bytes // FAR
+        asks: dict[LoopRV, list[Any]] = {}
         if shape.weight_bytes > near:
             tiles = order[: order.index(block)]
-            asks[loops.step] = next_weights(
-                sch, update, tiles, loops.reduction, loops.tile, tile.blocks
-            )
+            asks = next_weights(sch, update, tiles, loops.reduction, loops.tile, tile.blocks)
+        others: list[Any] = []
         if not by_rows and shape.input_bytes > self.machine.l2_bytes // 2:
-            asks[loops.outer] += next_pixels(
-                sch, update, [loops.step, *loops.tile], pixel_outer, loops.pixel
-            )
-        asks[loops.outer] += epilogue_operands(sch, last, results, loops.outer, near)
+            inside = [loops.reduction[-1], *loops.tile]
+            others = next_pixels(sch, update, inside, pixel_outer, loops.pixel)
+        others += epilogue_operands(sch, last, results, loops.outer, near)
+        asks[loops.outer] = asks.get(loops.outer, []) + others
         made = prefetch(sch, asks)
         activation_bytes = operand_bytes(made.mod["main"]) - shape.weight_bytes
         cycles = conv_cycles(
             self.machine, shape, tile, activation_bytes, padded=bool(kernel.before)
         )
-        cycles += epilogue
+        cycles += epilogue + (once_cycles(self.machine, 2 * result_bytes) if moves else 0.0)
         return predict(made, Prediction(cycles, parallel_pieces(made.mod["main"])))
 
     def _schedule_tile(self, sch: s_tir.Schedule, anchor: SBlockRV, *, by_rows: bool) -> "_Loops":
