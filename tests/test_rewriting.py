@@ -9,6 +9,7 @@ from tvm.script import relax as R
 
 from tvmopt.rewriting import (
     Graph,
+    constant,
     constant_value,
     is_op,
     join_names,
@@ -246,3 +247,16 @@ def test_scalars_come_in_any_rank(array, expected) -> None:
 
 def test_joined_names_name_each_node_once() -> None:
     assert join_names("conv|bias", "", "bn", "bias") == "conv|bias|bn"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool", "bfloat16"])
+def test_a_constant_holds_an_array_of_any_strides(dtype):
+    array = np.arange(6).reshape(2, 3).astype(np.dtype(dtype)).T
+    made = constant(array)
+    assert [int(dim) for dim in made.ty.shape] == [3, 2]
+    assert str(made.ty.dtype.dtype) == dtype
+    assert (made.value.numpy() == array).all()
+
+
+def test_a_constant_without_elements_keeps_its_shape():
+    assert constant(np.zeros((2, 0), np.float32)).value.shape == (2, 0)

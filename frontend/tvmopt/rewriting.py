@@ -29,8 +29,8 @@ Usage. A rewrite is a function that sees one bound value and returns its replace
   whether the function returns it. Inside a rewrite the visited binding counts as a consumer, so
   "nobody else reads it" is `graph.uses(var) == 1`.
 - `graph.absorb(conv_var)` adds the names of swallowed bindings to the current one: `conv1|bn1`.
-- Large constants: `constant_value` makes no copy, but `relax.const` does; compute with NumPy in the
-  dtype of the constant and drop what you do not need.
+- Large constants: `constant_value` makes no copy and `constant` makes one, of an array with any
+  strides (`relax.const` makes two or three); drop what you do not need.
 
 Only `main` is visited, and in it only the top level: branches of `If` are left as they are.
 """
@@ -53,6 +53,7 @@ __all__ = [
     "Graph",
     "Rewrite",
     "attrs_of",
+    "constant",
     "constant_value",
     "dtype_of",
     "is_op",
@@ -103,6 +104,25 @@ def constant_value(expr: relax.Expr | None) -> np.ndarray[Any, Any] | None:
         array = tensor.numpy()
     array.flags.writeable = False
     return array
+
+
+def constant(array: np.ndarray[Any, Any]) -> GenericConst:
+    """A constant with the array's elements and dtype.
+
+    They are copied once, whatever the strides: a transposed or broadcast view costs no more.
+    """
+    name = array.dtype.name
+    tensor: Any = tvm.runtime.empty(array.shape, name)
+    try:
+        np.copyto(np.from_dlpack(tensor), array)
+    except (
+        BufferError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):  # types that NumPy lacks
+        return relax.const(np.ascontiguousarray(array).reshape(array.shape), name)
+    return relax.const(tensor, name)
 
 
 def scalar_value(expr: relax.Expr | None) -> float | int | bool | None:

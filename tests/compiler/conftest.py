@@ -66,6 +66,7 @@ class SmallModel:
             OUTPUTS,
             (),
             self.request.source,
+            {"ids": (0, len(self.table) - 1)},
             {"pick": "picked", "sum": "summed", "product": "multiplied", "relu": "y"},
         )
         target = self.request.backend.target()

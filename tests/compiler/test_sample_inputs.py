@@ -1,15 +1,12 @@
 import numpy as np
-from onnx import GraphProto, TensorProto, helper
+from onnx import TensorProto, helper
 
 from tvmopt import TensorSpec
 from tvmopt.compiler.sample_inputs import input_ranges, sample_inputs
 
 
-def graph(nodes, **initializers: tuple[int, ...]) -> GraphProto:
-    made = helper.make_graph(nodes, "g", [], [])
-    for name, dims in initializers.items():
-        made.initializer.append(TensorProto(name=name, dims=dims, data_type=TensorProto.FLOAT))
-    return made
+def ranges(nodes, spec, **constants: tuple[int, ...]):
+    return input_ranges(helper.make_graph(nodes, "g", [], []), [spec], constants)
 
 
 IDS = TensorSpec("ids", (2, 7), "int64")
@@ -21,12 +18,12 @@ def test_token_ids_stay_below_the_size_of_the_embedding():
         helper.make_node("Reshape", ["a", "shape"], ["b"]),
         helper.make_node("Gather", ["table", "b"], ["c"]),
     ]
-    assert input_ranges(graph(nodes, table=(30, 8)), [IDS]) == {"ids": (0, 29)}
+    assert ranges(nodes, IDS, table=(30, 8)) == {"ids": (0, 29)}
 
 
 def test_the_gathered_axis_counts_also_from_the_end():
     nodes = [helper.make_node("Gather", ["table", "ids"], ["a"], axis=-1)]
-    assert input_ranges(graph(nodes, table=(30, 8)), [IDS]) == {"ids": (0, 7)}
+    assert ranges(nodes, IDS, table=(30, 8)) == {"ids": (0, 7)}
 
 
 def test_the_smallest_of_several_tables_decides():
@@ -34,7 +31,7 @@ def test_the_smallest_of_several_tables_decides():
         helper.make_node("Gather", ["words", "ids"], ["a"]),
         helper.make_node("Gather", ["types", "ids"], ["b"]),
     ]
-    assert input_ranges(graph(nodes, words=(30, 8), types=(2, 8)), [IDS]) == {"ids": (0, 1)}
+    assert ranges(nodes, IDS, words=(30, 8), types=(2, 8)) == {"ids": (0, 1)}
 
 
 def test_indices_used_inside_a_branch_are_seen():
@@ -42,17 +39,17 @@ def test_indices_used_inside_a_branch_are_seen():
         [helper.make_node("Gather", ["table", "ids"], ["a"])], "then", [], []
     )
     nodes = [helper.make_node("If", ["condition"], ["b"], then_branch=branch, else_branch=branch)]
-    assert input_ranges(graph(nodes, table=(5, 8)), [IDS]) == {"ids": (0, 4)}
+    assert ranges(nodes, IDS, table=(5, 8)) == {"ids": (0, 4)}
 
 
 def test_an_integer_that_picks_nothing_is_a_mask():
     nodes = [helper.make_node("Cast", ["ids"], ["a"], to=TensorProto.FLOAT)]
-    assert input_ranges(graph(nodes), [IDS]) == {"ids": (0, 1)}
+    assert ranges(nodes, IDS) == {"ids": (0, 1)}
 
 
 def test_bytes_are_data():
     spec = TensorSpec("image", (4,), "uint8")
-    assert input_ranges(graph([]), [spec]) == {"image": (0, 255)}
+    assert ranges([], spec) == {"image": (0, 255)}
 
 
 def test_values_fill_the_range_and_follow_the_seed():

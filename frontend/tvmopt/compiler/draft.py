@@ -37,7 +37,6 @@ from tvmopt.compiler.manifest import (
 )
 from tvmopt.compiler.output import write_errors
 from tvmopt.compiler.package import Package
-from tvmopt.compiler.sample_inputs import read_ranges
 from tvmopt.compiler.scratch import scratch_folder
 from tvmopt.model import CompileRequest
 from tvmopt.report import Report
@@ -70,7 +69,6 @@ class PackageDraft:
         self.verification: Verification | None = None
         self.executor: Executor | None = None
         """Runs the draft; None where this machine cannot."""
-        self.ranges = read_ranges(request.source.path, imported.inputs)
         self._model_sha256 = sha256_of(request.source.path)
         self._members: dict[str, Member] = {}
         self._weights: list[Weight] = []
@@ -173,7 +171,7 @@ class PackageDraft:
             self.target,
             self.imported.inputs,
             self.imported.outputs,
-            self.ranges,
+            self.imported.input_ranges,
             tuple(self._weights),
             self._members,
             options,

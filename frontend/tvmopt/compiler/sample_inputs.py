@@ -6,7 +6,6 @@ operator reads is taken for a mask.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -82,18 +81,20 @@ def _sample(rng: np.random.Generator, spec: TensorSpec, bounds: Range, fill: Fil
     return rng.standard_normal(spec.shape).astype(dtype)
 
 
-def read_ranges(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Range]:
-    """`input_ranges` of the model in a file, whose external data are not read."""
-    import onnx
+def input_ranges(
+    graph: "onnx.GraphProto",
+    specs: Sequence[TensorSpec],
+    constants: Mapping[str, tuple[int, ...]],
+) -> dict[str, Range]:
+    """The smallest and largest sensible value of each integer input, by name.
 
-    return input_ranges(onnx.load(path, load_external_data=False).graph, specs)
-
-
-def input_ranges(graph: "onnx.GraphProto", specs: Sequence[TensorSpec]) -> dict[str, Range]:
-    """The smallest and largest sensible value of each integer input, by name."""
+    Args:
+        graph: a model's graph.
+        specs: its inputs.
+        constants: shapes of its initializers, which `graph` need not have.
+    """
     nodes = list(_all_nodes(graph))
-    shapes = {t.name: tuple(t.dims) for t in graph.initializer}
-    shapes |= {spec.name: spec.shape for spec in specs}
+    shapes = {**constants, **{spec.name: spec.shape for spec in specs}}
     shapes |= _constant_shapes(nodes)
     ranges: dict[str, Range] = {}
     for spec in specs:

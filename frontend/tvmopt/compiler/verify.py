@@ -48,7 +48,9 @@ def verify_draft(
         report.remarks.append(Remark("analysis", "verify", "", message))
         return None
     seed = None if inputs is not None else SEED
-    given = inputs if inputs is not None else sample_inputs(imported.inputs, draft.ranges, SEED)
+    given = inputs
+    if given is None:
+        given = sample_inputs(imported.inputs, imported.input_ranges, SEED)
     verification = verify(draft.executor, imported, report, given, seed)
     draft.verification = verification
     return verification

@@ -12,7 +12,16 @@ import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
-from tvmopt.rewriting import Graph, Rewrite, attrs_of, constant_value, dtype_of, is_op, shape_of
+from tvmopt.rewriting import (
+    Graph,
+    Rewrite,
+    attrs_of,
+    constant,
+    constant_value,
+    dtype_of,
+    is_op,
+    shape_of,
+)
 from tvmopt_plugins.canonicalize.identities import axes_of
 
 _Array = np.ndarray[Any, Any]
@@ -73,7 +82,7 @@ def fold_constants(max_growth_bytes: int) -> Rewrite:
             return None
         array = _compute(value, args)
         if array is not None:
-            return relax.const(np.ascontiguousarray(array).reshape(shape), dtype_of(value))
+            return constant(array.reshape(shape).astype(dtype_of(value), copy=False))
         return _compute_with_tvm(value, args, graph)
 
     return fold
@@ -191,5 +200,5 @@ def _compute_with_tvm(
             result = bb.emit_output(call)
         bb.emit_func_output(result)
     folded: Any = relax.transform.FoldConstant()(bb.get())["folded"]
-    constant = folded.body.blocks[0].bindings[0].value if folded.body.blocks else folded.body.body
-    return constant if isinstance(constant, GenericConst) else None
+    found = folded.body.blocks[0].bindings[0].value if folded.body.blocks else folded.body.body
+    return found if isinstance(found, GenericConst) else None

@@ -7,7 +7,16 @@ import tvm
 from tvm import relax, te
 
 from tvmopt import CompileContext
-from tvmopt.rewriting import Graph, attrs_of, constant_value, dtype_of, is_op, rebuild, shape_of
+from tvmopt.rewriting import (
+    Graph,
+    attrs_of,
+    constant,
+    constant_value,
+    dtype_of,
+    is_op,
+    rebuild,
+    shape_of,
+)
 from tvmopt_schedules.cpu.compute.batch_matmul import batch_matmul
 from tvmopt_schedules.cpu.compute.matmul import matmul_packed, pack_weight
 from tvmopt_schedules.cpu.machine import Machine
@@ -70,7 +79,7 @@ def _with_weight(
     columns = weight.shape[1]
     rows = int(np.prod(shape[:-1]))
     tile = register_tile(machine, rows, columns, steps=len(weight))
-    panels = relax.const(pack_weight(weight, tile.vectors * machine.lanes), "float32")
+    panels = constant(pack_weight(weight, tile.vectors * machine.lanes))
     return graph.bb.call_te(
         matmul_packed,
         x,

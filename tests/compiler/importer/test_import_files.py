@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_onnx import model, node, run, value
+from small_onnx import imported, model, node, run, value
 
 from tvmopt import ModelError, ModelSource
 from tvmopt.compiler.importer import import_model, read
@@ -148,3 +148,14 @@ def test_raw_data_of_the_wrong_length_are_noticed(tmp_path: Path) -> None:
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError, match="tensor 'w' has 2 elements"):
         import_file(path)
+
+
+def test_token_ids_stay_below_the_size_of_the_imported_table(tmp_path: Path) -> None:
+    nodes = [
+        node("Constant", [], ["shape"], value=onnx.numpy_helper.from_array(np.array([6]))),
+        node("Reshape", ["ids", "shape"], ["flat"]),
+        node("Gather", ["table", "flat"], ["y"]),
+    ]
+    table = np.zeros((30, 4), np.float32)
+    proto = model(nodes, [value("ids", [2, 3], "int64")], [value("y", [6, 4])], {"table": table})
+    assert imported(proto, tmp_path).input_ranges == {"ids": (0, 29)}

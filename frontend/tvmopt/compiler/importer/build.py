@@ -105,12 +105,11 @@ class _Builder:
 
     def _value(self, name: str) -> Expr:
         if name not in self.values:
-            array = np.ascontiguousarray(self.draft.constants[name])
+            array = self.draft.constants[name]
             dtype = array.dtype.name
             if dtype not in DTYPES:
                 raise ModelError(f"constant '{name}' has the element type {dtype}: not supported")
-            array = array.reshape(self.draft.constants[name].shape)  # ascontiguousarray adds a dim
-            self.values[name] = relax.const(array, dtype)
+            self.values[name] = constant(array)
         return self.values[name]
 
     def _convert(self, proto: NodeProto) -> None:

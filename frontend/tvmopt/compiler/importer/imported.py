@@ -1,6 +1,7 @@
 """The import of one model, top to bottom."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import onnx
@@ -14,6 +15,7 @@ from tvmopt.compiler.importer.fold import fold
 from tvmopt.compiler.importer.functions import inline_local_functions, inline_schema_functions
 from tvmopt.compiler.importer.names import name_nodes
 from tvmopt.compiler.importer.read import read_draft
+from tvmopt.compiler.sample_inputs import input_ranges
 from tvmopt.model import ModelSource, TensorSpec
 from tvmopt.report import Remark
 
@@ -29,6 +31,7 @@ class ImportedModel:
         outputs: the model's outputs, by the file's own names; one name may stand there twice.
         remarks: what the import changed or noticed.
         source: the file, and what the user said of its dimensions.
+        input_ranges: smallest and largest sensible value of the integer inputs, by name.
         node_outputs: name of the first output tensor of each node of the original graph, by node
             name.
     """
@@ -38,6 +41,7 @@ class ImportedModel:
     outputs: tuple[TensorSpec, ...]
     remarks: tuple[Remark, ...]
     source: ModelSource
+    input_ranges: Mapping[str, tuple[int, int]]
     node_outputs: Mapping[str, str]
 
     def original(self, extra_outputs: Sequence[str] = ()) -> onnx.ModelProto:
@@ -61,6 +65,7 @@ def import_model(source: ModelSource) -> ImportedModel:
         UsageError: a shape or dimension is given for something that the model does not have.
     """
     draft = read_draft(source.path)
+    graph, shapes = deepcopy(draft.graph), {k: v.shape for k, v in draft.constants.items()}
     check_opset(draft)
     node_outputs = name_nodes(draft.graph)
     inline_local_functions(draft)
@@ -74,4 +79,6 @@ def import_model(source: ModelSource) -> ImportedModel:
         types = fold(draft)
     check_supported(draft)
     module, inputs, outputs = build_module(draft, types)
-    return ImportedModel(module, inputs, outputs, tuple(draft.remarks), source, node_outputs)
+    ranges = input_ranges(graph, inputs, shapes)
+    remarks = tuple(draft.remarks)
+    return ImportedModel(module, inputs, outputs, remarks, source, ranges, node_outputs)

@@ -10,6 +10,7 @@ from tvm import relax
 from tvm.ir import Expr
 from tvm.ir.expr import GenericConst
 
+from tvmopt import rewriting
 from tvmopt.compiler.importer.draft import attribute, label
 from tvmopt.errors import ModelError
 
@@ -107,7 +108,7 @@ def dtype_of(expr: Expr) -> str:
 
 def constant(array: np.ndarray) -> Expr:
     """A constant of just the array's type; without the type, TVM narrows 64-bit ones to 32."""
-    return relax.const(array, array.dtype.name)
+    return rewriting.constant(array)
 
 
 def scalar(value: float | bool, dtype: str) -> Expr:  # noqa: FBT001

@@ -11,12 +11,17 @@ MATMUL_PACKED = "matmul_packed"
 
 
 def pack_weight(weight: np.ndarray[Any, Any], panel: int) -> np.ndarray[Any, Any]:
-    """Packs weights `[K, N]` into panels `[ceil(N / panel), K, panel]`, filled up with zeros."""
+    """Packs weights `[K, N]` into panels `[ceil(N / panel), K, panel]`, filled up with zeros.
+
+    The result is a view where nothing has to be filled up.
+    """
     depth, columns = weight.shape
     panels = -(-columns // panel)
-    padded = np.zeros((depth, panels * panel), weight.dtype)
-    padded[:, :columns] = weight
-    return np.ascontiguousarray(padded.reshape(depth, panels, panel).transpose(1, 0, 2))
+    padded = weight
+    if columns % panel:
+        padded = np.zeros((depth, panels * panel), weight.dtype)
+        padded[:, :columns] = weight
+    return padded.reshape(depth, panels, panel).transpose(1, 0, 2)
 
 
 def matmul_packed(x: te.Tensor, panels: te.Tensor, columns: int) -> te.Tensor:
