@@ -13,6 +13,10 @@ ANCHOR = {"tvmopt.fusion": "anchor"}
 """Attribute of kernels that compute element-wise consumers on their results."""
 
 
+ALONE = {"tvmopt.fusion": "opaque"}
+"""Attribute of kernels that share no loops with others."""
+
+
 @dataclass(frozen=True)
 class Blocked:
     """An image in the blocked layout.

@@ -5,7 +5,7 @@ from typing import Any
 from tvm import relax, topi
 
 from tvmopt.rewriting import Graph, attrs_of, is_op, shape_of
-from tvmopt_plugins.layout.blocked import Images
+from tvmopt_plugins.layout.blocked import ALONE, Images
 
 
 def concat(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None:
@@ -126,6 +126,8 @@ def resize(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None
         int(attrs.cubic_exclude),
         float(attrs.extrapolation_value),
         primfunc_name_hint="resize2d",
+        # Read through a change of layout, each result would gather its neighbours one by one.
+        primfunc_attrs=None if str(attrs.method) == "nearest_neighbor" else ALONE,
     )
     return images.leave(graph, call, image.channels)
 

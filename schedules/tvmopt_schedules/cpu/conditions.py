@@ -93,8 +93,16 @@ def period(sch: s_tir.Schedule, block: SBlockRV, loop: LoopRV) -> int | None:
     `x[j // 64, j % 64]` is contiguous for 64 iterations. None where there is no such length, or it
     does not divide the loop.
     """
+    size = int(sch.get(loop).extent)
+    found = divisors(sch, block, loop)
+    shortest = min(found, default=size)
+    fits = shortest < size and size % shortest == 0
+    return shortest if fits and all(one % shortest == 0 for one in found) else None
+
+
+def divisors(sch: s_tir.Schedule, block: SBlockRV, loop: LoopRV) -> set[int]:
+    """What the block divides the loop's variable by, for quotients or remainders."""
     node = sch.get(loop)
-    size = int(node.extent)
     realize = _realize(sch, block)
     values = dict(zip((it.var for it in realize.block.iter_vars), realize.iter_values, strict=True))
     found: set[int] = set()
@@ -108,6 +116,4 @@ def period(sch: s_tir.Schedule, block: SBlockRV, loop: LoopRV) -> int | None:
 
     callbacks = [((tirx.FloorMod, tirx.FloorDiv), divided)]
     tvm_ffi.structural_walk(realize.block.body, callbacks)
-    shortest = min(found, default=size)
-    fits = shortest < size and size % shortest == 0
-    return shortest if fits and all(one % shortest == 0 for one in found) else None
+    return found

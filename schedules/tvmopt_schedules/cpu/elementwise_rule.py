@@ -6,7 +6,7 @@ from typing import ClassVar
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from tvmopt_schedules.cpu.conditions import breaks, conditions, period
+from tvmopt_schedules.cpu.conditions import breaks, conditions, divisors, period
 from tvmopt_schedules.cpu.guarded_rule import GuardedRule
 from tvmopt_schedules.cpu.lanes import BREAKS, LANES, vectorize_annotated
 from tvmopt_schedules.cpu.loops import (
@@ -59,6 +59,7 @@ def map_elements(sch: s_tir.Schedule, block: SBlockRV, machine: Machine) -> None
     if not loops:
         return
     is_big = work(sch, block) >= PARALLEL_WORK
+    loops = [part for loop in loops[:-1] for part in split_blocks(sch, block, loop)] + loops[-1:]
     *outer, inner = [fuse(sch, group) for group in contiguous_groups(sch, block, loops)]
     length = period(sch, block, inner)
     if length is not None and length >= machine.lanes // 2:
@@ -80,6 +81,19 @@ def map_elements(sch: s_tir.Schedule, block: SBlockRV, machine: Machine) -> None
             attempt(sch.parallel, fuse(sch, spread))
         else:
             attempt(sch.parallel, inner if cut is None else outer[cut])
+
+
+def split_blocks(sch: s_tir.Schedule, block: SBlockRV, loop: LoopRV) -> list[LoopRV]:
+    """Splits a loop that walks through blocks, as `x[c // 16, y, c % 16]` does.
+
+    Inside a block all strides are constants, and loops can be put in the order of memory. A last
+    block that is not full has a predicate.
+    """
+    found = divisors(sch, block, loop)
+    length = min(found, default=0)
+    if not 1 < length < (extent(sch, loop) or 0) or any(one % length for one in found):
+        return [loop]
+    return list(sch.split(loop, [None, length]))
 
 
 def joins_short(
@@ -139,8 +153,9 @@ def tile_transpose(
     if not across:
         return outer
     index = across[-1]
-    tile = largest_divisor(extent(sch, outer[index]) or 1, CACHE_LINE_FLOATS)
-    if tile < 4:
+    size = extent(sch, outer[index]) or 1
+    tile = largest_divisor(size, CACHE_LINE_FLOATS)
+    if tile < min(4, size):
         return outer
     around, inside = sch.split(outer[index], [None, tile])
     # Vectors of `inner` end up inside `inside`: the tile is one vector wide.

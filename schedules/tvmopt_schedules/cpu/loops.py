@@ -110,7 +110,8 @@ class Strides:
             analyzer.bind(node.loop_var, ir.Range.from_min_extent(node.min, node.extent))
         self._sch = sch
         self._analyzer = analyzer
-        self._offsets = accesses(sch, block)
+        # Before a step is taken, which leads out of a block: `(16 * i + j) // 16` is `i` before it.
+        self._offsets = [analyzer.simplify(offset) for offset in accesses(sch, block)]
 
     def along(self, loop: LoopRV) -> list[int | None]:
         """One stride for each access, in the order of execution; None: not a constant."""

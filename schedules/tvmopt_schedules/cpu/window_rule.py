@@ -34,7 +34,7 @@ class WindowNchwc(GuardedRule):
         if small:
             for name in kernel.before:
                 sch.compute_inline(sch.get_sblock(name))
-        last, moves = close_kernel(sch, kernel)
+        last, moves = close_kernel(sch, kernel, cut=True)
 
         image, channel, row, column, lane = sch.get_loops(last)
         width, height, blocks = (int(sch.get(loop).extent) for loop in (column, row, channel))
