@@ -248,6 +248,20 @@ def test_profile_has_a_row_for_each_layer(package: Path, capsys: Capture):
     assert "fc1" in capsys.readouterr().out
 
 
+def test_profile_shows_prediction_and_roofline_and_names_the_worst(package: Path, capsys: Capture):
+    data = result(capsys, "profile", package, "--repeat", 2, "--threads", 1)
+    for row in data["layers"]:
+        assert row["predicted_us"] > 0
+        assert row["roofline_us"] > 0
+        assert 0 < row["roofline_share"] <= 1
+    assert data["roofline_us"] == pytest.approx(sum(row["roofline_us"] for row in data["layers"]))
+    assert main(["profile", str(package), "--repeat", "2", "--threads", "1"]) == 0
+    *_, last = capsys.readouterr().out.strip().splitlines()
+    named = [name for row in data["layers"] for name in row["nodes"] if name in last]
+    assert last.startswith("Farthest above their rooflines: ")
+    assert named
+
+
 # --- inspect ---
 
 
