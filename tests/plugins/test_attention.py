@@ -149,6 +149,42 @@ def test_keys_that_disagree_with_values_are_not_grouped(check, ops) -> None:
     assert ops(after) == ["call_tir"]
 
 
+# --- masks that are known ------------------------------------------------------------------------
+
+
+def _ahead(after: tvm.IRModule) -> list[str]:
+    return [line for line in str(after).splitlines() if "tvmopt.ahead" in line]
+
+
+@pytest.mark.parametrize("hidden", [-np.inf, -1e9])
+@pytest.mark.parametrize("form", ["add", "where"])
+def test_causal_mask_says_how_far_queries_look(form, hidden, check) -> None:
+    allowed = np.tri(T, dtype=bool)
+    mask = relax.const(np.where(allowed, 0, hidden).astype("float32"))
+
+    def body(emit, q, k, v):
+        scores = product(emit, q, k)
+        if form == "add":
+            return attend(emit, emit(op.add(scores, mask)), v)
+        return attend(emit, emit(op.where(relax.const(allowed), scores, c(hidden))), v)
+
+    after = check(FuseAttention(), module(body, HEADS, HEADS, HEADS), rtol=0, atol=ROUNDINGS)
+    assert _ahead(after)
+
+
+def test_finite_mask_beside_another_hides_nothing_for_good(check) -> None:
+    """The other one may take the keys that are left: then all of a row get the same weight."""
+    mask = relax.const(np.where(np.tri(T, dtype=bool), 0, -1e9).astype("float32"))
+
+    def body(emit, q, k, v, padding):
+        scores = emit(op.add(product(emit, q, k), mask))
+        return attend(emit, emit(op.add(scores, padding)), v)
+
+    before = module(body, HEADS, HEADS, HEADS, (B, 1, 1, T))
+    after = check(FuseAttention(), before, rtol=0, atol=ROUNDINGS)
+    assert not _ahead(after)
+
+
 # --- what stays -----------------------------------------------------------------------------------
 
 

@@ -93,3 +93,25 @@ def test_slices_of_one_projection_are_read_in_place(device: str) -> None:
     parts = x.reshape(1, 37, 3, 3, 16).transpose(2, 0, 1, 3, 4)
     np.testing.assert_allclose(made.run(x)[0], _reference(*parts), rtol=0, atol=1e-5)
     assert made.rules == ["attention"]
+
+
+@pytest.mark.parametrize("hidden", [-np.inf, np.finfo("float32").min])
+@pytest.mark.parametrize(("tokens", "ahead"), [(128, 0), (256, 70)])
+def test_keys_that_a_causal_mask_hides_are_jumped_over(
+    device: str, hidden: float, tokens: int, ahead: int
+) -> None:
+    mask = np.where(np.tri(tokens, k=ahead, dtype=bool), 0, hidden).astype("float32")
+
+    def build(bb: relax.BlockBuilder, inputs: Any) -> relax.Expr:
+        return bb.emit(_attention(*inputs, relax.const(mask)))
+
+    shape = (1, tokens, 2, 16)
+    made = compile_relax(device, [(shape, "float32")] * 3, build, [FuseAttention()])
+    arrays = [_data(*shape, seed=seed) for seed in range(3)]
+    np.testing.assert_allclose(made.run(*arrays)[0], _reference(*arrays, mask), rtol=0, atol=1e-5)
+    assert made.rules == ["attention"]
+    # What is jumped over is not read: 0 * NaN would be NaN.
+    last = np.full(shape, np.nan, "float32")
+    last[:, : tokens // 2] = arrays[2][:, : tokens // 2]
+    first = made.run(*arrays[:2], last)[0][:, : tokens // 4]
+    assert np.isfinite(first).all() == (tokens // 4 + ahead < tokens // 2)

@@ -10,7 +10,7 @@ from tvm import relax, te, tirx
 
 from tvmopt import CompileContext
 from tvmopt.rewriting import Graph, attrs_of, dtype_of, is_op, rebuild, scalar_value, shape_of
-from tvmopt_plugins.attention.scores import read_scores
+from tvmopt_plugins.attention.scores import keys_ahead, read_scores
 from tvmopt_schedules.cpu.compute.attention import IsEmpty, Operand, attention
 from tvmopt_schedules.cpu.machine import Machine
 
@@ -93,6 +93,7 @@ def _rewrite(value: relax.Expr, graph: Graph, machine: Machine) -> relax.Expr | 
             score=lambda product, index: score(product, index, tensors[3:]),
             machine=machine,
             is_empty=_is_empty(guard, tensors[-1]),
+            ahead=keys_ahead(found),
         )
 
     graph.absorb(*found.chain, *(var for var, _ in reversed(held)))

@@ -12,12 +12,19 @@ from tvmopt_schedules.cpu.attention_tile import (
     row_tile_cycles,
 )
 from tvmopt_schedules.cpu.blocks import find_anchor
-from tvmopt_schedules.cpu.compute.attention import ATTENTION
+from tvmopt_schedules.cpu.compute.attention import AHEAD, ATTENTION
 from tvmopt_schedules.cpu.epilogue import product_and_epilogue
 from tvmopt_schedules.cpu.guarded_rule import GuardedRule
-from tvmopt_schedules.cpu.lanes import LANES, REDUCE_LANES, vectorize_annotated
+from tvmopt_schedules.cpu.lanes import (
+    ACCUMULATORS,
+    ELEMENTS,
+    LANES,
+    REDUCE_LANES,
+    vectorize_annotated,
+)
 from tvmopt_schedules.cpu.loops import Strides, transcendentals
 from tvmopt_schedules.cpu.register_tile import RegisterTile
+from tvmopt_schedules.cpu.skip_masked import ROW_PARTS, ROW_TILES, skip_masked
 from tvmopt_schedules.cpu.transpose_lanes import TRANSPOSE, transpose_annotated
 from tvmopt_schedules.prediction import Prediction, predict
 
@@ -89,17 +96,29 @@ class Attention(GuardedRule):
             sch.compute_at(own[one], t, preserve_unit_loops=True)
         for one in ("attention_v", "attention_k"):
             sch.compute_at(own[one], around, preserve_unit_loops=True)
+        ahead = sch.get(product).annotations.get(AHEAD)
+        piece = ACCUMULATORS * lanes
+        # Pieces without a rest: only loops over whole ones are cut off.
+        skips = ahead is not None and keys % piece == 0 and piece % (tile.vectors * lanes) == 0
+        if skips:
+            sch.annotate(t, ROW_TILES, int(sch.get(t).extent))
+            sch.annotate(around, ROW_PARTS, parts)
         is_parallel = cycles >= PARALLEL_CYCLES and heads * parts > 1
         if is_parallel:
             sch.parallel(around)
 
-        self._scores(sch, own["attention_scores"], tile.vectors, vectors)
-        self._product(sch, product, last)
-        self._softmax(sch, own, t)
+        pieces = piece if skips else 0
+        self._scores(sch, own["attention_scores"], tile.vectors, vectors, pieces)
+        self._product(sch, product, last, pieces)
+        self._softmax(sch, own, pieces)
         self._pack(sch, own["attention_k"])
         vector = sch.get_loops(own["attention_v"])[-1]
         sch.vectorize(vector)
         made = transpose_annotated(vectorize_annotated(sch))
+        if skips:
+            cycles *= (keys + piece) / (2 * keys)
+            distance, queries = (int(one) for one in ahead)
+            made = skip_masked(made, queries, tile.rows, distance, piece)
         return predict(made, Prediction(cycles, heads * parts if is_parallel else 1))
 
     def _parts(self, heads: int, tile: RegisterTile, shape: AttentionShape) -> int:
@@ -116,7 +135,9 @@ class Attention(GuardedRule):
 
         return min(range(1, min(tiles, 2 * cores) + 1), key=makespan)
 
-    def _scores(self, sch: s_tir.Schedule, block: SBlockRV, width: int, vectors: int) -> None:
+    def _scores(
+        self, sch: s_tir.Schedule, block: SBlockRV, width: int, vectors: int, piece: int
+    ) -> None:
         r, u, lane, d = sch.get_loops(block)[-4:]
         p, v = sch.split(u, [None, width])
         sch.reorder(p, d, r, v, lane)
@@ -125,6 +146,8 @@ class Attention(GuardedRule):
         sch.vectorize(lane)
         if vectors % width:
             sch.annotate(p, PARTITION, 1)
+        if piece:
+            sch.annotate(p, ELEMENTS, width * self.machine.lanes)
         tile = sch.cache_write(block, 0, "global")
         sch.reverse_compute_at(tile, p, preserve_unit_loops=True)
         r, v, lane = sch.get_loops(tile)[-3:]
@@ -133,7 +156,7 @@ class Attention(GuardedRule):
         sch.vectorize(lane)
         sch.decompose_reduction(block, d)
 
-    def _product(self, sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV) -> None:
+    def _product(self, sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV, piece: int) -> None:
         r, v, lane = sch.get_loops(last)[-3:]
         sch.vectorize(lane)
         sch.unroll(v)
@@ -143,19 +166,29 @@ class Attention(GuardedRule):
         sch.vectorize(lane)
         sch.unroll(v)
         sch.unroll(r)
+        if piece:
+            pieces, n = sch.split(n, [None, piece])
+            sch.annotate(pieces, ELEMENTS, piece)
+            n = pieces
         sch.decompose_reduction(product, n)
 
-    def _softmax(self, sch: s_tir.Schedule, own: dict[str, SBlockRV], t: LoopRV) -> None:
-        lanes = self.machine.lanes
+    def _softmax(self, sch: s_tir.Schedule, own: dict[str, SBlockRV], piece: int) -> None:
+        lanes, loops = self.machine.lanes, list[LoopRV]()
         for one in ("attention_scores", "attention_weights"):
             sch.storage_align(own[one], 0, 2, 32, 16)
         if _is_cheap_twice(sch, own["attention_exponent"]):
             sch.compute_inline(own["attention_exponent"])
         else:
-            sch.annotate(sch.get_loops(own["attention_exponent"])[-1], LANES, lanes)
-        sch.annotate(sch.get_loops(own["attention_weights"])[-1], LANES, lanes)
+            loops.append(sch.get_loops(own["attention_exponent"])[-1])
+        loops.append(sch.get_loops(own["attention_weights"])[-1])
+        for loop in loops:
+            sch.annotate(loop, LANES, lanes)
         for one in ("attention_max", "attention_sum"):
-            sch.annotate(sch.get_loops(own[one])[-1], REDUCE_LANES, lanes)
+            loops.append(sch.get_loops(own[one])[-1])
+            sch.annotate(loops[-1], REDUCE_LANES, lanes)
+        if piece:
+            for loop in loops:
+                sch.annotate(loop, ELEMENTS, 1)
 
     def _pack(self, sch: s_tir.Schedule, pack: SBlockRV) -> None:
         depth, lane = sch.get_loops(pack)[-2:]

@@ -35,6 +35,9 @@ BREAKS = "tvmopt.breaks"
 Beside LANES, no vector spans a cut.
 """
 
+ELEMENTS = "tvmopt.elements"
+"""Annotation beside the first two: the loop over vectors carries it on, as elements of one step."""
+
 ACCUMULATORS = 4
 """Vectors of partial results per reduction: an addition takes 4 cycles and two start in each."""
 
@@ -123,7 +126,9 @@ def _vector_range(loop: tirx.For, body: Any, begin: int, end: int, lanes: int) -
         base = outer * lanes + begin
         inner = _spread(body, var, base, lanes)
         extent = _const(whole, var)
-        parts.append(tirx.For(outer, _const(0, var), extent, loop.kind, inner))
+        kept = {ELEMENTS: lanes} if ELEMENTS in loop.annotations else {}
+        zero = _const(0, var)
+        parts.append(tirx.For(outer, zero, extent, loop.kind, inner, annotations=kept))
     if rest:
         parts.append(_spread(body, var, _const(end - rest, var), rest))
     return parts
@@ -277,7 +282,9 @@ def _vector_reduction(loop: tirx.For) -> Any:
     whole, rest = divmod(extent, width)
     step = _fresh(f"{var.name}_v", var)
     main = accumulate(step * width, width)
-    row: list[Any] = [tirx.For(step, _const(0, var), _const(whole, var), ForKind.SERIAL, main)]
+    kept = {ELEMENTS: width} if ELEMENTS in loop.annotations else {}
+    steps, zero = _const(whole, var), _const(0, var)
+    row: list[Any] = [tirx.For(step, zero, steps, ForKind.SERIAL, main, annotations=kept)]
     row += [
         accumulate(_const(done, var), min(lanes, extent - done))
         for done in range(extent - rest, extent, lanes)
@@ -289,8 +296,8 @@ def _vector_reduction(loop: tirx.For) -> Any:
     start = _vector(lane, width, tirx.BufferStore(partial, reducer.identity, [lane]))
     total = tirx.BufferLoad(partial, [_const(0, var)])
     end = tirx.BufferStore(reducer.store.buffer, total, reducer.store.indices)
-    steps = [start, body, *_fold(reducer, partial, width, var), end]
-    return _spatial_block(realize, reduced, tirx.SeqStmt(steps), partial)
+    whole_row = tirx.SeqStmt([start, body, *_fold(reducer, partial, width, var), end])
+    return _spatial_block(realize, reduced, whole_row, partial)
 
 
 def _perfect_nest(loop: tirx.For) -> tuple[list[tirx.For], s_tir.SBlockRealize]:

@@ -25,6 +25,10 @@ from tvmopt_schedules.cpu.machine import Machine
 
 ATTENTION = "attention"
 
+AHEAD = "tvmopt.ahead"
+"""Annotation of the anchor: how many keys ahead of its own number a query looks, and the queries of
+one head, which are numbered by themselves."""
+
 Score = Callable[[Any, Sequence[Any]], Any]
 """The weight's exponent of a scalar product and its index `[*lead, m, n]`."""
 
@@ -71,6 +75,7 @@ def attention(
     score: Score,
     machine: Machine,
     is_empty: IsEmpty | None = None,
+    ahead: int | None = None,
 ) -> te.Tensor:
     """Attention over `lead` heads, `[*lead, M, Dv]`.
 
@@ -86,6 +91,8 @@ def attention(
         machine: decides the tiles.
         is_empty: rows that give zeros. Without it a row of which all keys are masked out with -inf
             gives NaN, as the softmax does.
+        ahead: query `m` gives no weight to keys after number `m + ahead`, so that they may be left
+            out; None where it may look at all.
     """
     lanes, dtype = machine.lanes, q.tensor.dtype
     per_head, depth = q.shape[-2:]
@@ -170,7 +177,7 @@ def attention(
         (heads, count, tile.rows, out_vectors, lanes),
         lambda h, t, r, u, lane: te.sum(weights[h, t, r, n] * packed_v[h, u, n, lane], axis=n),
         name="attention_product",
-        attrs={OP_ANNOTATION: ATTENTION},
+        attrs={OP_ANNOTATION: ATTENTION, **({} if ahead is None else {AHEAD: [ahead, per_head]})},
     )
     t_rows = tile.rows
 
