@@ -122,12 +122,12 @@ def store_tile(sch: s_tir.Schedule, last: SBlockRV, tile: tuple[LoopRV, ...], la
     polynomial cost more to compile than loops cost to run.
     """
     sch.vectorize(lane)
-    if _calls(sch.get(last)) == 0:
+    if calls(sch.get(last)) == 0:
         for loop in tile:
             sch.unroll(loop)
 
 
-def _calls(block: s_tir.SBlock) -> int:
+def calls(block: s_tir.SBlock) -> int:
     found = 0
 
     def note(call: ir.Call) -> None:
