@@ -84,7 +84,9 @@ def _with_annotations(loop: Any, annotations: dict[str, Any]) -> tirx.For:
 
 
 def _size_bytes(buffer: Any) -> int | None:
-    if buffer.scope() not in ("global", "local") or not all(isinstance(d, tirx.IntImm) for d in buffer.shape):
+    if buffer.scope() not in ("global", "local") or not all(
+        isinstance(d, tirx.IntImm) for d in buffer.shape
+    ):
         return None
     element = tvm.DataType(buffer.dtype)
     return math.prod(int(d) for d in buffer.shape) * element.bits * element.lanes // 8

@@ -31,14 +31,14 @@ def convolve(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | No
     """`relax.nn.conv2d` becomes a blocked kernel, whose bias and activation can join it."""
     if not is_op(value, "relax.nn.conv2d"):
         return None
-    conv = _read(value)
+    conv = read_convolution(value)
     if isinstance(conv, str):
         graph.missed(f"left in the plain layout: {conv}")
         return None
     return images.leave(graph, emit_convolution(conv, graph, images), len(conv.weight))
 
 
-def _read(value: relax.Call) -> Convolution | str:
+def read_convolution(value: relax.Call) -> Convolution | str:
     """The convolution, or why it cannot be blocked."""
     attrs = attrs_of(value)
     data, weight = value.args

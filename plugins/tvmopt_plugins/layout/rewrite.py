@@ -14,6 +14,8 @@ from tvmopt_plugins.layout.movement import concat, pad, resize, slice_evenly, ta
 from tvmopt_plugins.layout.pooling import pool, pool_adaptively, reduce_pixels
 from tvmopt_plugins.layout.transposed import convolve_transposed
 from tvmopt_plugins.layout.volume import convolve_volume, transposed_in_two_dimensions
+from tvmopt_plugins.layout.winograd import Winograd
+from tvmopt_schedules.cpu.machine import Machine
 
 if TYPE_CHECKING:
     from tvmopt_plugins.layout import Layout
@@ -38,7 +40,9 @@ _REWRITES = (
 
 def block_channels(mod: tvm.IRModule, options: "Layout", ctx: CompileContext) -> tvm.IRModule:
     """Rewrites `main` binding by binding."""
-    images = Images(options.block or ctx.request.backend.capabilities.lanes)
+    capabilities = ctx.request.backend.capabilities
+    images = Images(options.block or capabilities.lanes)
+    winograd = Winograd.of(options.winograd, Machine.of(capabilities), mod)
 
     def bound(rewrite: object) -> Rewrite:
         return lambda value, graph: rewrite(value, graph, images)  # pyright: ignore[reportCallIssue]
@@ -46,7 +50,7 @@ def block_channels(mod: tvm.IRModule, options: "Layout", ctx: CompileContext) ->
     def leave(value: relax.Expr, graph: Graph) -> None:
         _note_leaving(value, graph, images)
 
-    return rebuild(mod, *map(bound, _REWRITES), leave, source=options, ctx=ctx)
+    return rebuild(mod, *map(bound, (winograd, *_REWRITES)), leave, source=options, ctx=ctx)
 
 
 def _note_leaving(value: relax.Expr, graph: Graph, images: Images) -> None:

@@ -128,6 +128,7 @@ def store_tile(sch: s_tir.Schedule, last: SBlockRV, tile: tuple[LoopRV, ...], la
 
 
 def calls(block: s_tir.SBlock) -> int:
+    """How many functions, such as `exp`, a block calls: each is a polynomial when expanded."""
     found = 0
 
     def note(call: ir.Call) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
+Array = np.ndarray[Any, Any]
+
 Terms = tuple[tuple[int, float], ...]
 """A sum: numbers of values, each with its factor."""
 
@@ -32,7 +34,7 @@ class Program:
         return sum(len(terms) - any(abs(f) == 1 for _, f in terms) for terms in sums)
 
 
-def program(matrix: "np.ndarray[Any, Any]") -> Program:
+def program(matrix: Array) -> Program:
     """Shares what rows, or columns, that differ only in signs have in common.
 
     Rows `e + o` and `e - o` (as points `p` and `-p` give them) take `e` and `o` once. Columns whose
@@ -46,13 +48,13 @@ def program(matrix: "np.ndarray[Any, Any]") -> Program:
     for p, q in _pairs(columns):
         steps += [((p, 1.0), (q, 1.0)), ((p, 1.0), (q, -1.0))]
         value[p], value[q] = count + len(steps) - 2, count + len(steps) - 1
-        columns[p], columns[q] = (columns[p] + columns[q]) / 2, (columns[p] - columns[q]) / 2
+        columns[p], columns[q] = _parts(columns[p], columns[q])
     reduced = np.stack(columns, axis=1)
     outputs: list[Terms] = [()] * rows
     paired: set[int] = set()
     for p, q in _pairs(list(reduced)):
         terms: list[tuple[int, float]] = []
-        for part in ((reduced[p] + reduced[q]) / 2, (reduced[p] - reduced[q]) / 2):
+        for part in _parts(reduced[p], reduced[q]):
             used = np.flatnonzero(part)
             scale = float(part[used[-1]])
             if len(used) == 1:
@@ -69,7 +71,13 @@ def program(matrix: "np.ndarray[Any, Any]") -> Program:
     return Program(count, tuple(steps), tuple(outputs))
 
 
-def _pairs(vectors: Sequence["np.ndarray[Any, Any]"]) -> list[tuple[int, int]]:
+def _parts(one: Array, other: Array) -> tuple[Array, Array]:
+    """Where two vectors are equal, and where they are opposite, with zeros elsewhere."""
+    same = np.isclose(one, other, rtol=1e-9)
+    return np.where(same, one, 0.0), np.where(same, 0.0, one)
+
+
+def _pairs(vectors: Sequence[Array]) -> list[tuple[int, int]]:
     """Pairs of vectors that are equal in some elements and opposite in others."""
     found: list[tuple[int, int]] = []
     taken: set[int] = set()
@@ -86,26 +94,31 @@ def _pairs(vectors: Sequence["np.ndarray[Any, Any]"]) -> list[tuple[int, int]]:
 
 def emit(
     code: Program,
-    load: Callable[[int], Any],
-    store: Callable[[int, Any], Any],
-    hold: Callable[[int, Any], Any],
-    held: Callable[[int], Any],
+    vector: Callable[[Callable[[Any], Any]], Any],
+    load: Callable[[int, Any], Any],
+    store: Callable[[int, Any, Any], Any],
+    hold: Callable[[int, Any, Any], Any],
+    held: Callable[[int, Any], Any],
 ) -> list[Any]:
     """The statements of a program.
 
     Args:
         code: the program.
-        load: an element of `x`.
-        store: the statement that takes an element of `y`.
-        hold: the statement that keeps the value of a step.
+        vector: does a statement that is made for one lane for all lanes.
+        load: an element of `x` in a lane.
+        store: the statement that takes an element of `y` in a lane.
+        hold: the statement that keeps the value of a step in a lane.
         held: the kept value.
     """
 
-    def value(number: int) -> Any:
-        return load(number) if number < code.inputs else held(number - code.inputs)
+    def value(number: int, lane: Any) -> Any:
+        return load(number, lane) if number < code.inputs else held(number - code.inputs, lane)
 
-    statements = [hold(k, _sum(terms, value)) for k, terms in enumerate(code.steps)]
-    return statements + [store(k, _sum(terms, value)) for k, terms in enumerate(code.outputs)]
+    def statement(put: Callable[[int, Any, Any], Any], k: int, terms: Terms) -> Any:
+        return vector(lambda lane: put(k, lane, _sum(terms, lambda at: value(at, lane))))
+
+    steps = [statement(hold, k, terms) for k, terms in enumerate(code.steps)]
+    return steps + [statement(store, k, terms) for k, terms in enumerate(code.outputs)]
 
 
 def _sum(terms: Terms, value: Callable[[int], Any]) -> Any:
@@ -113,10 +126,8 @@ def _sum(terms: Terms, value: Callable[[int], Any]) -> Any:
     first, *others = sorted(terms, key=lambda term: term[1] != 1.0)
     total = _scaled(value(first[0]), first[1])
     for number, factor in others:
-        if factor < 0:
-            total = total - _scaled(value(number), -factor)
-        else:
-            total = total + _scaled(value(number), factor)
+        term = _scaled(value(number), abs(factor))
+        total = total - term if factor < 0 else total + term
     return total
 
 

@@ -1,18 +1,46 @@
-"""How a Winograd convolution is cut, and what it costs."""
+"""How a Winograd convolution is cut, and how many cycles it takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
-from tvm import tirx
-
+from tvmopt_schedules.cpu.compute.winograd import transforms
+from tvmopt_schedules.cpu.cost import CALL_CYCLES, stream_rate
+from tvmopt_schedules.cpu.linear_code import program
 from tvmopt_schedules.cpu.machine import Machine
+
+_MOST_GROUP, _MOST_VECTORS, _MOST_GROUPS = 14, 6, 16
+_LOADS = 0.8  # part of the load ports that is left for arithmetic
+_PRODUCT_OVERHEAD = 30.0  # cycles around the reduction of one register tile
+_SQUARE_OVERHEAD = 20.0  # cycles around one transform: places in the image, edges
+_LAUNCH = 6000.0  # cycles, about 1.5 us, to start and join a parallel loop
 
 
 @dataclass(frozen=True)
-class Squares:
-    """The squares of results that cover an image, numbered row by row, image by image."""
+class WinogradShape:
+    """A Winograd convolution as its kernel sees it: squares of results that cover the images.
+
+    Squares are numbered row by row, image by image. Those at the lower and right edge may jut out.
+
+    Attributes:
+        tile: results in a row of a square.
+        kernel: rows and columns of the kernel.
+        batch: images.
+        height: rows of an image.
+        width: columns of an image.
+        out_height: rows of a result.
+        out_width: columns of a result.
+        top: rows of padding above.
+        left: columns of padding on the left.
+        in_channels: true number of input channels.
+        out_blocks: blocks of output channels.
+        lanes: channels of a block.
+        far: whether the weights come from memory whenever the kernel is called: those of the whole
+            model are larger than the last cache.
+    """
 
     tile: int
+    kernel: int
     batch: int
     height: int
     width: int
@@ -20,34 +48,44 @@ class Squares:
     out_width: int
     top: int
     left: int
+    in_channels: int
+    out_blocks: int
+    lanes: int
+    far: bool = False
 
     @property
-    def rows(self) -> int:
-        return -(-self.out_height // self.tile)
+    def side(self) -> int:
+        """Pixels in a row of a square."""
+        return self.tile + self.kernel - 1
+
+    @property
+    def places(self) -> int:
+        """Pixels of a square."""
+        return self.side**2
+
+    @property
+    def in_blocks(self) -> int:
+        return -(-self.in_channels // self.lanes)
 
     @property
     def columns(self) -> int:
+        """Squares in a row."""
         return -(-self.out_width // self.tile)
 
     @property
-    def count(self) -> int:
-        return self.batch * self.rows * self.columns
+    def each(self) -> int:
+        """Squares of an image."""
+        return -(-self.out_height // self.tile) * self.columns
+
+    @property
+    def squares(self) -> int:
+        """Squares of all images."""
+        return self.batch * self.each
 
     def origin(self, at: Any) -> tuple[Any, Any, Any]:
-        """Image, row and column of the first result of square `at`."""
-        each = self.rows * self.columns
-        n = tirx.floordiv(at, each) if self.batch > 1 else tirx.const(0, "int64")
-        within = tirx.floormod(at, each) if self.batch > 1 else at
-        return (
-            n,
-            tirx.floordiv(within, self.columns) * self.tile,
-            tirx.floormod(within, self.columns) * self.tile,
-        )
-
-    def place(self, at: Any) -> tuple[Any, Any, Any]:
-        """Image, row and column of the first pixel of square `at`; may lie in the padding."""
-        n, y, x = self.origin(at)
-        return n, y - self.top, x - self.left
+        """Image, row and column of the first result of the square `at`."""
+        image, within = (0, at) if self.batch == 1 else (at // self.each, at % self.each)
+        return image, within // self.columns * self.tile, within % self.columns * self.tile
 
 
 @dataclass(frozen=True)
@@ -56,16 +94,133 @@ class Plan:
 
     Attributes:
         group: squares in a register tile.
-        vectors: blocks of output channels in a register tile.
-        groups: groups of squares whose transformed pixels are held at once.
-        by_channels: cores share the output channels, not the squares.
+        vectors: blocks of output channels in a register tile; together they are a chunk.
+        groups: groups of squares that are transformed before they are multiplied: a batch.
+        by_channels: cores share the channels of a batch, not the batches.
+        cycles: of one core that does everything.
+        busiest: cycles until the last of all cores is done.
+        pieces: iterations of the parallel loop; 1 where there is none.
     """
 
     group: int
     vectors: int
     groups: int
-    by_channels: bool = False
+    by_channels: bool
+    cycles: float = 0.0
+    busiest: float = 0.0
+    pieces: int = 1
 
     @property
-    def squares(self) -> int:
+    def batch(self) -> int:
+        """Squares of a batch."""
         return self.group * self.groups
+
+
+@cache
+def plan(machine: Machine, shape: WinogradShape, vectors: int | None = None) -> Plan:
+    """The plan that takes the fewest cycles on all cores of `machine`.
+
+    The transformed pixels of a batch and the products of a chunk stay in the level-2 cache where
+    that pays; the weights go by once for each batch, from wherever they fit. Large batches read the
+    weights rarely, small ones keep their pixels near.
+
+    Args:
+        machine: registers, caches and rates.
+        shape: the convolution.
+        vectors: the width of a register tile where the layout of the weights has fixed it already.
+    """
+    widths = range(1, min(_MOST_VECTORS, shape.out_blocks) + 1) if vectors is None else (vectors,)
+    found: list[tuple[float, float, Plan]] = []
+    for width in widths:
+        for group in range(1, min(_MOST_GROUP, shape.squares) + 1):
+            if group * width + width + 1 > machine.registers and (group, width) != (1, vectors):
+                continue
+            most = min(_MOST_GROUPS, -(-shape.squares // group))
+            for groups in range(1, most + 1):
+                for by_channels in (False, True) if machine.cores > 1 else (False,):
+                    one = Plan(group, width, groups, by_channels)
+                    cycles, busiest, pieces = _cost(machine, shape, one)
+                    # Among equals, the one that holds less.
+                    made = replace(one, cycles=cycles, busiest=busiest, pieces=pieces)
+                    found.append((round(busiest), one.batch * width, made))
+    return min(found, key=lambda entry: entry[:2])[2]
+
+
+def _cost(machine: Machine, shape: WinogradShape, one: Plan) -> tuple[float, float, int]:
+    """Cycles of one core alone, cycles until the last of all cores is done, and parallel pieces."""
+    vector_bytes = shape.lanes * 4
+    chunks = -(-shape.out_blocks // one.vectors)
+    batches = -(-shape.squares // one.batch)
+    seen_bytes = shape.places * one.batch * shape.in_blocks * vector_bytes
+    weight_bytes = shape.places * shape.in_channels * chunks * one.vectors * vector_bytes
+    before, after = _transform_cycles(machine, shape)
+
+    first = machine.memory_bytes_per_cycle if shape.far else stream_rate(machine, weight_bytes)
+    near = stream_rate(machine, weight_bytes + seen_bytes)
+    streams = weight_bytes / first + weight_bytes * (batches - 1) / near
+    streams += chunks * batches * seen_bytes / stream_rate(machine, seen_bytes)
+    step = max(
+        one.group * one.vectors / machine.fmas_per_cycle,
+        (one.group + one.vectors) / (machine.loads_per_cycle * _LOADS),
+        machine.fma_latency,
+    )
+    each = shape.in_channels * step + _PRODUCT_OVERHEAD + one.group * one.vectors
+    multiply = max(batches * chunks * shape.places * one.groups * each, streams)
+    finish = shape.squares * shape.out_blocks * after
+    transform = batches * one.batch * shape.in_blocks * before
+    total = transform + multiply + finish + CALL_CYCLES
+    if machine.cores == 1:
+        return total, total, 1
+    if one.by_channels:
+        busiest = _share(shape.in_blocks, machine.cores) * transform
+        busiest += _share(chunks, machine.cores) * (multiply + finish)
+        return total, busiest + 2 * batches * _LAUNCH, chunks
+    return total, _share(batches, machine.cores) * total + _LAUNCH, batches
+
+
+def _share(pieces: int, cores: int) -> float:
+    """The busiest core's part of equal pieces."""
+    return -(-pieces // cores) / pieces
+
+
+@cache
+def _operations(tile: int, kernel: int) -> tuple[int, int]:
+    """Vector operations of one pass of the transforms before and after the products."""
+    matrices = transforms(tile, kernel)
+    return program(matrices.image).operations, program(matrices.result).operations
+
+
+def _transform_cycles(machine: Machine, shape: WinogradShape) -> tuple[float, float]:
+    """Of one square and one block of channels: before the products, and after them.
+
+    Two passes of arithmetic; what the transforms leave goes to the level-2 cache and comes back.
+    """
+    image, result = _operations(shape.tile, shape.kernel)
+    line = shape.lanes * 4 / machine.l2_bytes_per_cycle
+    before = 2 * shape.side * image
+    after = (shape.side + shape.tile) * result
+    stores = shape.places * (1.0 + line)
+    loads = shape.places * line + 2 * shape.tile**2
+    return (
+        before / machine.fmas_per_cycle + stores + _SQUARE_OVERHEAD,
+        after / machine.fmas_per_cycle + loads + _SQUARE_OVERHEAD,
+    )
+
+
+def direct_cycles(machine: Machine, shape: WinogradShape) -> float:
+    """Cycles until the last core is done with the same convolution as a sum of products.
+
+    Direct kernels reach nine tenths of the peak where their weights are near.
+    """
+    pixels = shape.batch * shape.out_height * shape.out_width
+    weights = shape.kernel**2 * shape.in_channels * shape.out_blocks
+    arithmetic = pixels * weights / machine.fmas_per_cycle / 0.92
+    weight_bytes = weights * shape.lanes * 4
+    rate = machine.memory_bytes_per_cycle if shape.far else stream_rate(machine, weight_bytes)
+    return max(arithmetic / machine.cores, weight_bytes / rate) + CALL_CYCLES
+
+
+def scratch_bytes(shape: WinogradShape, one: Plan) -> int:
+    """What the kernel holds besides its operands on each core."""
+    squares = shape.places * one.batch * shape.lanes * 4
+    return squares * (shape.in_blocks + one.vectors)

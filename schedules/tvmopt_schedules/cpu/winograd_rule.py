@@ -1,106 +1,193 @@
-"""The loops of Winograd's convolutions, with everything that follows them."""
+"""The kernels of Winograd convolutions on blocked channels, with everything that follows them."""
 
+from collections.abc import Sequence
+from math import prod
 from typing import Any
 
-from tvm import IRModule, s_tir, tirx
+import tvm_ffi
+from tvm import IRModule, ir, s_tir, tirx
 from tvm.tirx import ForKind
 
 from tvmopt_schedules.cpu.blocked_epilogue import calls, close_kernel, schedule_moves
-from tvmopt_schedules.cpu.blocks import find_anchor
-from tvmopt_schedules.cpu.compute.winograd import LEFT, TILE, TOP, WINOGRAD
+from tvmopt_schedules.cpu.blocks import Kernel, find_anchor
+from tvmopt_schedules.cpu.compute.winograd import FAR, LEFT, TILE, TOP, WINOGRAD
 from tvmopt_schedules.cpu.guarded_rule import GuardedRule
+from tvmopt_schedules.cpu.statements import Expr, Statement, integer, loop, sequence
 from tvmopt_schedules.cpu.terms import substitute
-from tvmopt_schedules.cpu.winograd_code import Code, Geometry, _int, _loop, _sequence
-from tvmopt_schedules.cpu.winograd_plan import Plan, Squares
-import os
+from tvmopt_schedules.cpu.winograd_code import WinogradCode
+from tvmopt_schedules.cpu.winograd_plan import WinogradShape, plan
+from tvmopt_schedules.prediction import Prediction, predict
 
-class Winograd(GuardedRule):
+SERIAL_FLOPS = 1 << 20
+"""Kernels of fewer operations take less time than waking the thread pool."""
+
+_BEYOND_LEVEL_2 = 8
+"""Weights larger than this part of the level-2 cache are not in it when their layer begins."""
+
+
+class WinogradNchwc(GuardedRule):
+    """Transforms a batch of squares, multiplies them with each chunk of weights, transforms back.
+
+    Loops: batch of squares | input block, group, square: `B^T d B` | chunk of output channels:
+    (place, group: products in registers), (group, square: `A^T m A`, epilogue, store).
+    """
+
     name = "winograd-nchwc"
 
     def schedule(self, func: tirx.PrimFunc) -> s_tir.Schedule | None:
         sch = s_tir.Schedule(func)
         kernel = find_anchor(sch, WINOGRAD)
-        if kernel is None:
+        if kernel is None or len(kernel.before) != 2:
             return None
-        image, products = kernel.before
+        image, products = (sch.get(sch.get_sblock(name)) for name in kernel.before)
         anchor = sch.get(sch.get_sblock(kernel.anchor))
-        data = sch.get(sch.get_sblock(image)).reads[0].source
-        weight = sch.get(sch.get_sblock(products)).reads[1].source
-        out = [int(d) for d in anchor.writes[0].source.shape]
-        shape = [int(d) for d in data.shape]
-        chunks, places, depth, panel = (int(d) for d in weight.shape)
-        tile = int(anchor.annotations[TILE])
-        squares = Squares(tile, shape[0], shape[2], shape[3], out[2], out[3], int(anchor.annotations[TOP]), int(anchor.annotations[LEFT]))
-        geometry = Geometry(squares, depth, out[1], out[4], round(places**.5) - tile + 1)
-        vectors = panel // out[4]
-        g = eval(os.environ.get("WG", "(14,2)"))
-        plan = Plan(g[0], vectors, g[1], bool(len(g) > 2 and g[2]))
-        last, moves = close_kernel(sch, kernel)
+        data, weight = image.reads[0].source, products.reads[1].source
+        shape = _shape(anchor, data, weight)
+        made = plan(self.machine, shape, int(weight.shape[3]) // shape.lanes)
+        serial = _flops(shape) < SERIAL_FLOPS
+
+        block, moves = close_kernel(sch, kernel)
         schedule_moves(sch, moves, self.machine)
-        last_block = sch.get(last)
-        unrolled = calls(last_block) == 0
+        last = sch.get(block)
         result = sch.get(sch.get_sblock(kernel.anchor)).writes[0].source
-        code = Code(geometry, plan, data, weight)
-        body = kernel_body(code, last_block, result, chunks, self.machine.cores > 1, unrolled)
-        return replace(sch, {*kernel.before, kernel.anchor, last_block.name_hint}, body, code, data, weight, last_block, result)
+        code = WinogradCode(shape, made, data, weight)
+        weight_bytes = prod(int(dim) for dim in weight.shape) * 4
+        far = weight_bytes > self.machine.l2_bytes // _BEYOND_LEVEL_2
+        body = _body(code, last, result, cores=1 if serial else self.machine.cores, far=far)
+        finished = _replace(sch, kernel, last, body, code)
+        return predict(finished, Prediction(made.cycles, 1 if serial else made.pieces))
 
 
-def kernel_body(code: Code, last: Any, result: Any, chunks: int, parallel: bool, unrolled: bool) -> Any:
-    g, plan = code.g, code.plan
-    places = code.matrices.side ** 2
-    axes = [it.var for it in last.iter_vars]
-
-    def store(index: Any, value: Any) -> Any:
-        from tvm import ir
-        import tvm_ffi
-        own = last.body
-        def swap(load: Any) -> Any:
-            return value if load.source.same_as(result) else load
-        body = tvm_ffi.structural_map(own, [(ir.TensorLoad, swap)])
-        return substitute(body, dict(zip(axes, index, strict=True)))
-
-    batches = -(-g.squares.count // plan.squares)
-
-    def batch(b: Any) -> Any:
-        first = b * plan.squares
-        kind = ForKind.PARALLEL if parallel and plan.by_channels else ForKind.SERIAL
-        def chunk(ch: Any) -> Any:
-            mult = _loop("place", places, lambda p: _loop("group", plan.groups, lambda gr: code.multiply(ch, p, gr)))
-            fin = _loop("group", plan.groups, lambda gr: code.finish(first, ch, gr, store, unrolled=unrolled))
-            return _sequence([mult, fin])
-        trans = _loop("blk", g.in_blocks, lambda blk: _loop("group", plan.groups, lambda gr: code.transform(first, blk, gr)), kind)
-        parts = [trans, _loop("chunk", chunks, chunk, kind)]
-        only = os.environ.get("WONLY")
-        return _sequence(parts) if not only else parts[int(only)]
-
-    return _loop("batch", batches, batch, ForKind.PARALLEL if parallel and not plan.by_channels and batches > 1 else ForKind.SERIAL)
+def _shape(anchor: s_tir.SBlock, data: Any, weight: Any) -> WinogradShape:
+    batch, _, height, width, lanes = (int(dim) for dim in data.shape)
+    _, out_blocks, out_height, out_width, _ = (int(d) for d in anchor.writes[0].source.shape)
+    note = {key: int(anchor.annotations[key]) for key in (TILE, TOP, LEFT, FAR)}
+    side = round(int(weight.shape[1]) ** 0.5)
+    return WinogradShape(
+        note[TILE],
+        side - note[TILE] + 1,
+        batch,
+        height,
+        width,
+        out_height,
+        out_width,
+        note[TOP],
+        note[LEFT],
+        int(weight.shape[2]),
+        out_blocks,
+        lanes,
+        bool(note[FAR]),
+    )
 
 
-def replace(sch: Any, names: Any, body: Any, code: Code, data: Any, weight: Any, last: Any, result: Any) -> s_tir.Schedule:
+def _flops(shape: WinogradShape) -> int:
+    """Operations of the products."""
+    products = shape.squares * shape.places * shape.in_channels
+    return 2 * products * shape.out_blocks * shape.lanes
+
+
+def _body(
+    code: WinogradCode, last: s_tir.SBlock, result: Any, *, cores: int, far: bool
+) -> Statement:
+    """All loops. `last` is the block that reads `result`, the convolution's, and stores."""
+    shape, made = code.shape, code.plan
+    unrolled = calls(last) == 0
+
+    def put(at: Sequence[Expr], row: Any, j: Expr) -> Statement:
+        return _epilogue(last, result, at, row, j)
+
+    def batch(at: Expr) -> Statement:
+        first = at * made.batch
+        kind = ForKind.PARALLEL if cores > 1 and made.by_channels else ForKind.SERIAL
+
+        def chunk(ch: Expr) -> Statement:
+            def place(p: Expr) -> Statement:
+                return loop("g", made.groups, lambda g: code.multiply(ch, p, g, ahead=far))
+
+            def group(g: Expr) -> Statement:
+                return code.finish(first, ch, g, put, unrolled=unrolled)
+
+            return sequence([loop("p", shape.places, place), loop("g", made.groups, group)])
+
+        def block(b: Expr) -> Statement:
+            return loop("g", made.groups, lambda g: code.transform(first, b, g))
+
+        chunks = -(-shape.out_blocks // made.vectors)
+        return sequence(
+            [loop("b", shape.in_blocks, block, kind), loop("chunk", chunks, chunk, kind)]
+        )
+
+    batches = -(-shape.squares // made.batch)
+    spread = cores > 1 and not made.by_channels and batches > 1
+    return loop("batch", batches, batch, ForKind.PARALLEL if spread else ForKind.SERIAL)
+
+
+def _epilogue(
+    last: s_tir.SBlock, result: Any, at: Sequence[Expr], row: Any, j: Expr
+) -> s_tir.SBlockRealize:
+    """The block `last` with element `j` of `row` for the `result` that it reads.
+
+    It binds all loops that it is in, as what expands mathematics in it needs.
+    """
+    axes = [_axis(it.var.name, it.dom.extent) for it in last.iter_vars]
+    place = _axis("j", row.shape[0])
+    element = tirx.BufferLoad(row, [place.var, axes[-1].var])
+
+    def own(load: ir.TensorLoad) -> Any:
+        return element if load.source.same_as(result) else load
+
+    names = {old.var: new.var for old, new in zip(last.iter_vars, axes, strict=True)}
+    body = tvm_ffi.structural_map(substitute(last.body, names), [(ir.TensorLoad, own)])
+    reads = [_whole(region.source) for region in last.reads if not region.source.same_as(result)]
+    writes = [_whole(region.source) for region in last.writes]
+    block = s_tir.SBlock([*axes, place], [*reads, _whole(row)], writes, last.name_hint, body)
+    return s_tir.SBlockRealize([*at, j], tirx.const(1, "bool"), block)
+
+
+def _axis(name: str, extent: Any) -> tirx.IterVar:
+    domain = ir.Range.from_min_extent(integer(0), integer(int(extent)))
+    return tirx.IterVar(domain, tirx.Var(name, "int64"), tirx.IterVar.DataPar)
+
+
+def _replace(
+    sch: s_tir.Schedule,
+    kernel: Kernel,
+    last: s_tir.SBlock,
+    body: Statement,
+    code: WinogradCode,
+) -> s_tir.Schedule:
+    """The kernel with `body` for everything down to the block `last`."""
     func = sch.mod["main"]
     root = func.body.block
-    statements = list(root.body.seq) if isinstance(root.body, tirx.SeqStmt) else [root.body]
-    kept = [s for s in statements if not (_names(s) & names)]
-    reads = [tirx.BufferRegion.full_region(data) if hasattr(tirx.BufferRegion,'full_region') else None]
-    from tvm import ir
-    full = lambda b: tirx.BufferRegion(b, [ir.Range.from_min_extent(0, d) for d in b.shape])
-    block = s_tir.SBlock([], [full(data), full(weight), *[full(r.source) for r in last.reads if not r.source.same_as(result)]], [full(w.source) for w in last.writes], "winograd", body, alloc_buffers=code.buffers)
+    replaced = {*kernel.before, kernel.anchor, last.name_hint}
+    statements = root.body.seq if isinstance(root.body, tirx.SeqStmt) else [root.body]
+    kept = [stmt for stmt in statements if not _block_names(stmt) & replaced]
+    gone = {buffer for name in (*kernel.before, kernel.anchor) for buffer in _written(sch, name)}
+    block = s_tir.SBlock(
+        [],
+        [_whole(region.source) for region in last.reads if region.source not in gone]
+        + [_whole(code.data), _whole(code.weight)],
+        [_whole(region.source) for region in last.writes],
+        WINOGRAD,
+        body,
+        alloc_buffers=code.buffers,
+    )
     mine = s_tir.SBlockRealize([], tirx.const(1, "bool"), block)
-    written = {b for b in root.alloc_buffers}
-    keep = [b for b in root.alloc_buffers if any(b.same_as(w.source) for w in last.writes) or any(_uses(s, b) for s in kept)]
-    new_root = s_tir.SBlock([], [], [], "root", _sequence([mine, *kept]), alloc_buffers=keep)
-    new = func.with_body(s_tir.SBlockRealize([], tirx.const(1, "bool"), new_root))
-    return s_tir.Schedule(IRModule({"main": new}))
+    allocated = [buffer for buffer in root.alloc_buffers if buffer not in gone]
+    whole = s_tir.SBlock([], [], [], "root", sequence([mine, *kept]), alloc_buffers=allocated)
+    made = func.with_body(s_tir.SBlockRealize([], tirx.const(1, "bool"), whole))
+    return s_tir.Schedule(IRModule({"main": made}))
 
-def _uses(stmt: Any, buffer: Any) -> bool:
-    from tvm import ir
-    import tvm_ffi
-    found = []
-    tvm_ffi.structural_walk(stmt, [(ir.TensorLoad, lambda n: found.append(n) if n.source.same_as(buffer) else None), (tirx.BufferStore, lambda n: found.append(n) if n.buffer.same_as(buffer) else None)])
-    return bool(found)
 
-def _names(stmt: Any) -> set[str]:
-    import tvm_ffi
+def _written(sch: s_tir.Schedule, name: str) -> list[Any]:
+    return [region.source for region in sch.get(sch.get_sblock(name)).writes]
+
+
+def _block_names(stmt: Statement) -> set[str]:
     found: set[str] = set()
-    tvm_ffi.structural_walk(stmt, [(s_tir.SBlock, lambda b: found.add(b.name_hint))])
+    tvm_ffi.structural_walk(stmt, [(s_tir.SBlock, lambda block: found.add(block.name_hint))])
     return found
+
+
+def _whole(buffer: Any) -> Any:
+    return tirx.BufferRegion(buffer, [ir.Range.from_min_extent(0, dim) for dim in buffer.shape])

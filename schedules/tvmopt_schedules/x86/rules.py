@@ -14,14 +14,14 @@ from tvmopt_schedules.cpu.predicted_rule import Predicted
 from tvmopt_schedules.cpu.recurrent_rule import Recurrent
 from tvmopt_schedules.cpu.row_rule import Row
 from tvmopt_schedules.cpu.window_rule import WindowNchwc
-from tvmopt_schedules.cpu.winograd_rule import Winograd
+from tvmopt_schedules.cpu.winograd_rule import WinogradNchwc
 
 
 def rules(machine: Machine) -> list[ScheduleRule]:
     """Schedule rules for kernels on `machine`; the first that returns a schedule wins."""
     scheduling = [
         Conv2d(machine),
-        Winograd(machine),
+        WinogradNchwc(machine),
         WindowNchwc(machine),
         MatmulPacked(machine),
         Attention(machine),
