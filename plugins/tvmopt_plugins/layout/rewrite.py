@@ -42,7 +42,7 @@ def block_channels(mod: tvm.IRModule, options: "Layout", ctx: CompileContext) ->
     """Rewrites `main` binding by binding."""
     capabilities = ctx.request.backend.capabilities
     images = Images(options.block or capabilities.lanes)
-    winograd = Winograd.of(options.winograd, Machine.of(capabilities), mod)
+    winograd = Winograd.of(options.winograd, Machine.of(capabilities))
 
     def bound(rewrite: object) -> Rewrite:
         return lambda value, graph: rewrite(value, graph, images)  # pyright: ignore[reportCallIssue]

@@ -2,11 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from math import prod
-from typing import Any
 
-import tvm
-import tvm_ffi
 from tvm import relax
 
 from tvmopt.rewriting import Graph, is_op, shape_of
@@ -32,22 +28,19 @@ class Winograd:
         machine: the hardware.
         tiles: the squares to choose from; empty for none.
         forced: whether to take the best of `tiles` in any case.
-        far: whether weights come from memory in each run, not from the last cache.
     """
 
     machine: Machine
     tiles: tuple[int, ...]
     forced: bool
-    far: bool
 
     @classmethod
-    def of(cls, option: str, machine: Machine, mod: tvm.IRModule) -> "Winograd":
+    def of(cls, option: str, machine: Machine) -> "Winograd":
         """What the pass's option `winograd` asks for."""
         tiles = {"auto": TILES, "off": ()}.get(option) or (
             (int(option),) if option != "off" else ()
         )
-        far = constant_bytes(mod) > machine.l3_bytes
-        return cls(machine, tiles, option not in ("auto", "off"), far)
+        return cls(machine, tiles, option not in ("auto", "off"))
 
     def __call__(self, value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None:
         """The kernel for a convolution; None where it stays as it is."""
@@ -87,7 +80,6 @@ class Winograd:
             window=conv.window,
             in_channels=conv.weight.shape[1],
             out_channels=len(conv.weight),
-            far=self.far,
         )
         return graph.bb.call_te(
             define,
@@ -112,7 +104,6 @@ class Winograd:
             shape[1],
             blocks_of(len(conv.weight), block),
             block,
-            self.far,
         )
 
 
@@ -120,17 +111,3 @@ def _fits(conv: Convolution) -> bool:
     window = conv.window
     square = window.kernel == (3, 3) and window.strides == window.dilation == (1, 1)
     return square and conv.groups == 1
-
-
-def constant_bytes(mod: tvm.IRModule) -> int:
-    """Size of all constants of `main`, each counted once."""
-    found: dict[Any, int] = {}
-
-    def note(constant: Any) -> None:
-        shape = shape_of(constant)
-        if shape is not None:
-            width = (tvm.DataType(str(constant.ty.dtype)).bits + 7) // 8
-            found[constant] = prod(shape) * width
-
-    tvm_ffi.structural_walk(mod["main"], [(tvm.ir.GenericConst, note)])
-    return sum(found.values())

@@ -5,13 +5,20 @@ from functools import cache
 from typing import Any
 
 from tvmopt_schedules.cpu.compute.winograd import transforms
-from tvmopt_schedules.cpu.cost import CALL_CYCLES, stream_rate
+from tvmopt_schedules.cpu.conv2d_tile import ConvShape, conv_cycles, conv_tile
+from tvmopt_schedules.cpu.cost import (
+    CALL_CYCLES,
+    once_cycles,
+    preference,
+    rate_of,
+    tile_cycles,
+    together,
+    weights_cycles,
+)
 from tvmopt_schedules.cpu.linear_code import program
 from tvmopt_schedules.cpu.machine import Machine
 
 _MOST_GROUP, _MOST_VECTORS, _MOST_GROUPS = 14, 6, 16
-_LOADS = 0.8  # part of the load ports that is left for arithmetic
-_PRODUCT_OVERHEAD = 30.0  # cycles around the reduction of one register tile
 _SQUARE_OVERHEAD = 20.0  # cycles around one transform: places in the image, edges
 _LAUNCH = 6000.0  # cycles, about 1.5 us, to start and join a parallel loop
 
@@ -35,8 +42,6 @@ class WinogradShape:
         in_channels: true number of input channels.
         out_blocks: blocks of output channels.
         lanes: channels of a block.
-        far: whether the weights come from memory whenever the kernel is called: those of the whole
-            model are larger than the last cache.
     """
 
     tile: int
@@ -51,7 +56,6 @@ class WinogradShape:
     in_channels: int
     out_blocks: int
     lanes: int
-    far: bool = False
 
     @property
     def side(self) -> int:
@@ -148,26 +152,27 @@ def plan(machine: Machine, shape: WinogradShape, vectors: int | None = None) -> 
 
 def _cost(machine: Machine, shape: WinogradShape, one: Plan) -> tuple[float, float, int]:
     """Cycles of one core alone, cycles until the last of all cores is done, and parallel pieces."""
-    vector_bytes = shape.lanes * 4
+    vector = shape.lanes * 4
     chunks = -(-shape.out_blocks // one.vectors)
     batches = -(-shape.squares // one.batch)
-    seen_bytes = shape.places * one.batch * shape.in_blocks * vector_bytes
-    weight_bytes = shape.places * shape.in_channels * chunks * one.vectors * vector_bytes
-    before, after = _transform_cycles(machine, shape)
+    seen_bytes = shape.places * one.batch * shape.in_blocks * vector
+    panel_bytes = shape.in_channels * one.vectors * vector
+    weight_bytes = shape.places * chunks * panel_bytes
 
-    first = machine.memory_bytes_per_cycle if shape.far else stream_rate(machine, weight_bytes)
-    near = stream_rate(machine, weight_bytes + seen_bytes)
-    streams = weight_bytes / first + weight_bytes * (batches - 1) / near
-    streams += chunks * batches * seen_bytes / stream_rate(machine, seen_bytes)
-    step = max(
-        one.group * one.vectors / machine.fmas_per_cycle,
-        (one.group + one.vectors) / (machine.loads_per_cycle * _LOADS),
-        machine.fma_latency,
-    )
-    each = shape.in_channels * step + _PRODUCT_OVERHEAD + one.group * one.vectors
-    multiply = max(batches * chunks * shape.places * one.groups * each, streams)
+    streams = weights_cycles(machine, weight_bytes)
+    streams += (batches - 1) * weight_bytes / rate_of(machine, weight_bytes + seen_bytes)
+    streams += batches * chunks * seen_bytes / rate_of(machine, seen_bytes)
+    rate = rate_of(machine, panel_bytes)
+    each = tile_cycles(machine, one.group, one.vectors, shape.in_channels, rate)
+    each = each * preference(one.group, one.vectors, rests=0) + one.group * one.vectors
+    multiply = together(batches * chunks * shape.places * one.groups * each, streams)
+    before, after = _transform_cycles(machine, shape)
     finish = shape.squares * shape.out_blocks * after
     transform = batches * one.batch * shape.in_blocks * before
+    image_bytes = shape.batch * shape.height * shape.width * shape.in_blocks * vector
+    result_bytes = shape.batch * shape.out_height * shape.out_width * shape.out_blocks * vector
+    transform = together(transform, once_cycles(machine, image_bytes))
+    finish = together(finish, once_cycles(machine, result_bytes))
     total = transform + multiply + finish + CALL_CYCLES
     if machine.cores == 1:
         return total, total, 1
@@ -208,19 +213,20 @@ def _transform_cycles(machine: Machine, shape: WinogradShape) -> tuple[float, fl
 
 
 def direct_cycles(machine: Machine, shape: WinogradShape) -> float:
-    """Cycles until the last core is done with the same convolution as a sum of products.
-
-    Direct kernels reach nine tenths of the peak where their weights are near.
-    """
-    pixels = shape.batch * shape.out_height * shape.out_width
-    weights = shape.kernel**2 * shape.in_channels * shape.out_blocks
-    arithmetic = pixels * weights / machine.fmas_per_cycle / 0.92
-    weight_bytes = weights * shape.lanes * 4
-    rate = machine.memory_bytes_per_cycle if shape.far else stream_rate(machine, weight_bytes)
-    return max(arithmetic / machine.cores, weight_bytes / rate) + CALL_CYCLES
-
-
-def scratch_bytes(shape: WinogradShape, one: Plan) -> int:
-    """What the kernel holds besides its operands on each core."""
-    squares = shape.places * one.batch * shape.lanes * 4
-    return squares * (shape.in_blocks + one.vectors)
+    """Cycles until the last core is done with the same convolution as a sum of products."""
+    taps = shape.kernel**2 * shape.in_channels
+    pixels = shape.batch * shape.height * shape.width * shape.in_blocks * shape.lanes
+    results = shape.batch * shape.out_height * shape.out_width * shape.out_blocks * shape.lanes
+    direct = ConvShape(
+        shape.out_height,
+        shape.out_width,
+        shape.out_blocks,
+        shape.out_blocks,
+        taps,
+        pixels // shape.batch * 4,
+        taps * shape.out_blocks * shape.lanes * 4,
+        shape.batch,
+    )
+    tile = conv_tile(machine, direct)
+    cycles = conv_cycles(machine, direct, tile, (pixels + results) * 4, padded=True)
+    return cycles / machine.cores

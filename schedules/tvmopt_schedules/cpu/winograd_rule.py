@@ -10,7 +10,7 @@ from tvm.tirx import ForKind
 
 from tvmopt_schedules.cpu.blocked_epilogue import calls, close_kernel, schedule_moves
 from tvmopt_schedules.cpu.blocks import Kernel, find_anchor
-from tvmopt_schedules.cpu.compute.winograd import FAR, LEFT, TILE, TOP, WINOGRAD
+from tvmopt_schedules.cpu.compute.winograd import LEFT, TILE, TOP, WINOGRAD
 from tvmopt_schedules.cpu.guarded_rule import GuardedRule
 from tvmopt_schedules.cpu.statements import Expr, Statement, integer, loop, sequence
 from tvmopt_schedules.cpu.terms import substitute
@@ -61,7 +61,7 @@ class WinogradNchwc(GuardedRule):
 def _shape(anchor: s_tir.SBlock, data: Any, weight: Any) -> WinogradShape:
     batch, _, height, width, lanes = (int(dim) for dim in data.shape)
     _, out_blocks, out_height, out_width, _ = (int(d) for d in anchor.writes[0].source.shape)
-    note = {key: int(anchor.annotations[key]) for key in (TILE, TOP, LEFT, FAR)}
+    note = {key: int(anchor.annotations[key]) for key in (TILE, TOP, LEFT)}
     side = round(int(weight.shape[1]) ** 0.5)
     return WinogradShape(
         note[TILE],
@@ -76,7 +76,6 @@ def _shape(anchor: s_tir.SBlock, data: Any, weight: Any) -> WinogradShape:
         int(weight.shape[2]),
         out_blocks,
         lanes,
-        bool(note[FAR]),
     )
 
 

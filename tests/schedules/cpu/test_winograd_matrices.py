@@ -92,7 +92,7 @@ def test_large_images_gain_by_large_squares() -> None:
 
 
 def test_small_images_with_many_weights_from_memory_gain_nothing() -> None:
-    shape = replace(_shape(4, 512, 7), far=True)
+    shape = _shape(4, 512, 7)
     assert plan(AVX512, shape).cycles > direct_cycles(AVX512, shape)
 
 

@@ -44,9 +44,8 @@ from tvmopt_schedules.cpu.compute.window import Window
 Array = np.ndarray[Any, Any]
 
 WINOGRAD = "winograd_nchwc"
-TILE, TOP, LEFT, FAR = (f"tvmopt.winograd.{name}" for name in ("tile", "top", "left", "far"))
-"""Annotations of the block with the results: results in a row of a square, padding, and whether the
-weights come from memory whenever the kernel is called."""
+TILE, TOP, LEFT = (f"tvmopt.winograd.{name}" for name in ("tile", "top", "left"))
+"""Annotations of the block with the results: results in a row of a square, and padding."""
 
 ROUNDINGS = {2: (1, 2), 4: (4, 5)}
 """`p` and `q` of the module's docstring, without fused multiply-adds, by the tile."""
@@ -130,8 +129,6 @@ def winograd_nchwc(
     window: Window,
     in_channels: int,
     out_channels: int,
-    *,
-    far: bool = False,
 ) -> te.Tensor:
     """Convolution of a blocked image, stride 1, with transformed weights.
 
@@ -143,7 +140,6 @@ def winograd_nchwc(
         window: a square kernel and the padding.
         in_channels: `I`.
         out_channels: `O`.
-        far: whether the model's weights are larger than the last cache.
 
     Returns:
         `[N, ceil(O / b), OH, OW, b]`.
@@ -196,7 +192,7 @@ def winograd_nchwc(
             axis=[u, v],
         ),
         name=WINOGRAD,
-        attrs={OP_ANNOTATION: WINOGRAD, TILE: tile, TOP: top, LEFT: left, FAR: int(far)},
+        attrs={OP_ANNOTATION: WINOGRAD, TILE: tile, TOP: top, LEFT: left},
     )
     return result
 
