@@ -7,7 +7,8 @@ import pytest
 from tvm import s_tir, te, tirx
 from tvm.tirx import ForKind
 
-from tvmopt_schedules.cpu.blocked_epilogue import schedule_moves, store_tile
+from tvmopt_schedules.cpu.blocked_epilogue import close_kernel, schedule_moves, store_tile
+from tvmopt_schedules.cpu.blocks import Kernel
 from tvmopt_schedules.cpu.epilogue import product_and_epilogue
 from tvmopt_schedules.cpu.loops import PARALLEL_WORK
 from tvmopt_schedules.cpu.machine import Machine
@@ -71,3 +72,36 @@ def test_what_does_not_read_the_product_keeps_loops_of_its_own() -> None:
     other = te.compute((16, 64), lambda i, j: x[i, j] * 2.0, name="other")
     func = te.create_prim_func([x, store, other], index_dtype_override="int64")
     assert product_and_epilogue(func, "store", ["other"], 2, MACHINE.lanes)[1] == "store"
+
+
+def _moved(shape: tuple[int, ...], index: Callable[..., tuple[Any, ...]]) -> s_tir.Schedule:
+    """An anchor `[1, 8, 4, 4, 8]` and a block of `shape` that reads it at `index`."""
+    x = te.placeholder((1, 8, 4, 4, 8), name="x")
+    k = te.reduce_axis((0, 1), "k")
+    anchor = te.compute(x.shape, lambda n, c, y, w, b: te.sum(x[n, c, y + k, w, b], axis=k), "dot")
+    move = te.compute(shape, lambda *at: anchor(*index(*at)) * 2.0, name="move")
+    return s_tir.Schedule(te.create_prim_func([x, move]))
+
+
+def _interleaved(n: Any, c: Any, y: Any, x: Any, b: Any) -> tuple[Any, ...]:
+    phase = tirx.floormod(y, 2) * 2 + tirx.floormod(x, 2)
+    return n, phase * 2 + c, tirx.floordiv(y, 2), tirx.floordiv(x, 2), b
+
+
+@pytest.mark.parametrize(
+    ("shape", "index", "cut", "stays"),
+    [
+        ((1, 2, 8, 8, 8), _interleaved, False, ()),
+        ((1, 2, 7, 7, 8), _interleaved, False, ("move",)),
+        ((1, 2, 7, 7, 8), _interleaved, True, ()),
+        ((1, 64, 4, 4), lambda n, c, y, x: (n, c // 8, y, x, c % 8), False, ("move",)),
+        ((1, 8, 8, 4, 8), lambda n, c, y, x, b: (n, c, y // 2, x, b), False, ("move",)),
+    ],
+    ids=["interleaved", "some cut off", "cut with predicates", "lanes apart", "rows twice"],
+)
+def test_moves_of_whole_vectors_are_stored_in_place(
+    shape: tuple[int, ...], index: Any, cut: bool, stays: tuple[str, ...]
+) -> None:
+    sch = _moved(shape, index)
+    _, moves = close_kernel(sch, Kernel((), "dot", ("move",)), cut=cut)
+    assert moves == stays
