@@ -7,7 +7,8 @@ import pytest
 
 from tvmopt import Backend, UsageError
 from tvmopt.plugins import Plugins
-from tvmopt_plugins.target_x86 import cpu_info
+from tvmopt_plugins.target_x86 import X86, cpu_info
+from tvmopt_plugins.target_x86.core_rates import core_rates
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +85,28 @@ def test_capabilities_of_named_devices_need_no_tvm() -> None:
         "sys.exit('tvm' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_zen_4_core_begins_one_wide_multiply_add_a_cycle():
+    def rate(mcpu):
+        return X86("x86", {"mcpu": mcpu}).capabilities.fmas_per_cycle
+
+    assert rate("znver4") == 1  # its units have 256 bits
+    assert rate("znver5") == rate("icelake-server") == rate("haswell") == 2
+
+
+def test_peak_operations_follow_from_lanes_and_units():
+    assert X86("x86-avx2").capabilities.flops_per_cycle == 2 * 8 * 2
+    assert X86("x86-avx512").capabilities.flops_per_cycle == 2 * 16 * 2
+
+
+def test_nearer_memory_is_faster_on_every_core():
+    for wide in (False, True):
+        for name in ("", "haswell", "znver2", "znver4", "znver5", "skylake-avx512", "knl"):
+            rates = core_rates(name, wide=wide)
+            assert (
+                rates["l2_bytes_per_cycle"]
+                > rates["l3_bytes_per_cycle"]
+                >= rates["memory_bytes_per_cycle"]
+                > 0
+            )
