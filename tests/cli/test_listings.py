@@ -142,6 +142,15 @@ def test_doctor_finds_all_that_is_needed_here(capsys: Capture):
     assert "everything that tvmopt needs is here" in text
 
 
+def test_doctor_tells_what_a_parallel_region_costs(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tvmopt.compiler.threads.default_threads", lambda: 2)
+    monkeypatch.setattr("tvmopt.compiler.launch.region_us", lambda threads: 0.4 * threads)
+    main(["doctor"])
+    assert "2; a parallel region takes 0.8 us" in capsys.readouterr().out
+
+
 def test_doctor_tells_each_backends_features_and_survives_a_broken_one(capsys: Capture):
     plugins = kitchen()
     plugins.backends["broken"] = Broken

@@ -1,5 +1,6 @@
 """`tvmopt doctor`: is everything here that tvmopt needs, and what would more bring."""
 
+import importlib
 import platform
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -53,8 +54,9 @@ def doctor(session: Session, *, as_json: bool) -> int:
 
     Exits with 5 when something is missing that every compilation needs.
     """
-    system = _system()
-    required = [*_required(), _runtime(), _linker()]
+    runtime = _runtime()
+    required = [*_required(), runtime, _linker()]
+    system = [*_system(), *(_threads() if runtime.status == "ok" else [])]
     optional = _packages()
     backends = _backends(session)
     bad = session.plugins.bad
@@ -93,6 +95,17 @@ def _system() -> list[tuple[str, str]]:
     ]
 
 
+def _threads() -> list[tuple[str, str]]:
+    """The cores that kernels are spread over, and what each spreading costs."""
+    from tvmopt.compiler.launch import region_us
+    from tvmopt.compiler.threads import default_threads
+
+    threads = default_threads()
+    if threads == 1:
+        return [("threads", "1")]
+    return [("threads", f"{threads}; a parallel region takes {region_us(threads):.1f} us")]
+
+
 def _cpu_name() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - procfs
@@ -121,6 +134,7 @@ def _runtime() -> Finding:
     """Whether TVM can be imported: a library that it needs may be missing."""
     purpose = "TVM and its code generators"
     try:
+        importlib.import_module("tvmopt.compiler")  # keeps torch out
         from tvm.target import codegen
 
         found = f"loads, with LLVM {codegen.llvm_version_major()}"
