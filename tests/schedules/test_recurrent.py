@@ -3,6 +3,7 @@
 The plain loops are held against ONNX Runtime in `tests/compiler/importer`.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import tvm
 from schedule_harness import Compiled, compile_relax
 from tvm import relax
 
+from tvmopt import Pass
 from tvmopt.compiler.build import build
 from tvmopt.compiler.importer.recurrence_loops import recurrence_loops
 from tvmopt.recurrence import Activation, Recurrence
@@ -63,7 +65,11 @@ def _types(what: Recurrence, arrays: dict[str, np.ndarray]) -> list[relax.Tensor
 
 
 def _compile(
-    device: str, what: Recurrence, arrays: dict[str, np.ndarray], cores: int | None = None
+    device: str,
+    what: Recurrence,
+    arrays: dict[str, np.ndarray],
+    cores: int | None = None,
+    passes: Sequence[Pass] = (PackRecurrent(),),
 ) -> Compiled:
     """The layer with constant weights, as tvmopt compiles it."""
     steps, batch, _ = arrays["x"].shape
@@ -77,7 +83,7 @@ def _compile(
         return bb.emit(relax.call_tir(callee, operands, _types(what, arrays)))
 
     inputs = [(array.shape, array.dtype.name) for name, array in arrays.items() if name != "r"]
-    return compile_relax(device, inputs, emit, [PackRecurrent()], cores)
+    return compile_relax(device, inputs, emit, passes, cores)
 
 
 def _run_loops(what: Recurrence, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -108,21 +114,29 @@ def _check(
 
 
 @pytest.mark.parametrize(
-    "what",
+    ("what", "hidden"),
     [
-        replace(LSTM, peepholes=True, clip=0.5),
-        _both(LSTM, lengths=True, input_forget=True),
-        replace(GRU, reverse=(True,), lengths=True),
-        _both(GRU, linear_before_reset=True),
-        _both(RNN, lengths=True),
+        (replace(LSTM, peepholes=True, clip=0.5), 50),
+        (_both(LSTM, lengths=True, input_forget=True), 3),
+        (replace(GRU, reverse=(True,), lengths=True), 50),
+        (_both(GRU, linear_before_reset=True), 50),
+        (_both(RNN, lengths=True), 16),
     ],
-    ids=_name,
 )
-@pytest.mark.parametrize("hidden", [3, 50])
 def test_cells_compute_what_the_plain_loops_compute(
     device: str, what: Recurrence, hidden: int
 ) -> None:
     _check(device, what, 4, 3, hidden)
+
+
+def test_backends_without_the_kernel_run_the_plain_loops() -> None:
+    arrays = _operands(GRU, 2, 1, 5)
+    made = _compile("x86-avx2", GRU, arrays, passes=())
+    assert made.fallbacks == ["layer"]
+    for result, wanted in zip(
+        made.run(arrays["x"], arrays["h"]), _run_loops(GRU, arrays), strict=True
+    ):
+        np.testing.assert_allclose(result, wanted, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("batch", "hidden"), [(1, 64), (1, 200), (19, 32), (8, 100)])

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper
 from recurrent_onnx import Layer
 from small_onnx import imported, run
 
@@ -71,6 +72,21 @@ def test_directions_have_activations_of_their_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("opset", [7, 13])
 def test_older_operator_sets_compute_the_same(tmp_path: Path, opset: int) -> None:
     assert_like_onnxruntime(Layer("LSTM", optional="B lengths h c P"), tmp_path, opset)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-6), ("float16", 1e-2)])
+def test_other_types_compute_the_same(tmp_path: Path, dtype: str, rtol: float) -> None:
+    """The weights are float32 numbers; float16 rounds them, inputs and states: 10 bits, 5 steps."""
+    layer = Layer("LSTM", attributes=BOTH, optional="B h c P", constant="")
+    proto, feeds = layer.make()
+    expected = run(imported(proto, tmp_path), feeds)
+    elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    for tensor in [*proto.graph.input, *proto.graph.output]:
+        tensor.type.tensor_type.elem_type = elem_type
+    results = run(imported(proto, tmp_path), {k: v.astype(dtype) for k, v in feeds.items()})
+    for actual, wanted in zip(results, expected, strict=True):
+        assert actual.dtype == dtype
+        np.testing.assert_allclose(actual, wanted, rtol=rtol, atol=rtol)
 
 
 @pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
