@@ -6,8 +6,9 @@
 
 Each model is compiled in a process of its own (time, peak memory), and measured in another one for
 each number of threads, because thread pools keep the size that they begin with. Inside it the
-programs take turns, run by run, on the same inputs and in float32; the table shows medians. The
-error is the largest difference from ONNX Runtime's output over that output's largest value.
+programs take turns, run by run, on the same inputs; the table shows medians. All compute in
+float32; with `--precision bf16` tvmopt and OpenVINO compute in bfloat16, which ONNX Runtime lacks.
+The error is the largest difference from ONNX Runtime's output over that output's largest value.
 
 `run MB` is the peak memory of one more process for each program, which does nothing but load the
 model and run it: interpreter, libraries, weights and activations.
@@ -36,6 +37,7 @@ from numpy.typing import NDArray
 
 LEAST_ROUNDS = 5
 MEMORY_RUNS = 5  # of a process whose memory is measured
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 BUSY = 0.75  # load average per CPU before we begin, from which others are in the way
 
 Tensors = dict[str, NDArray[Any]]
@@ -53,6 +55,13 @@ class Settings:
     seconds: float
     warmup: int
     batch: int | None = None
+    precision: str = "float32"
+
+    @property
+    def passes(self) -> dict[str, dict[str, str]]:
+        """What tvmopt is asked for beyond its own passes."""
+        lowered = self.precision != "float32"
+        return {"mixed-precision": {"dtype": self.precision}} if lowered else {}
 
 
 def main() -> int:
@@ -76,6 +85,7 @@ def main() -> int:
         given.seconds,
         given.warmup,
         given.batch,
+        PRECISIONS[given.precision],
     )
     limits = Limits(
         given.limit,
@@ -122,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", type=_peers, default=list(PEERS), help=",".join(PEERS))
     parser.add_argument("--target", default="x86", help="tvmopt's target")
     parser.add_argument("--disable-pass", action="append", default=[], metavar="NAME")
+    parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32")
     parser.add_argument("--repeat", type=int, default=50, help="most rounds of the programs")
     parser.add_argument("--seconds", type=float, default=20, help="about the most for measuring")
     parser.add_argument("--warmup", type=int, default=3, help="rounds that are not counted")
@@ -203,7 +214,9 @@ def run_once(task: dict[str, Any]) -> None:
         if task["step"] == "compile":
             values = compile_model(onnx_path, package_path, settings)
         elif task["step"] == "memory":
-            values = load_and_run(onnx_path, package_path, task["threads"], task["program"])
+            values = load_and_run(
+                onnx_path, package_path, task["threads"], task["program"], settings.precision
+            )
         else:
             values = measure(onnx_path, package_path, settings, task["threads"])
     except Exception as error:  # noqa: BLE001 - the other models shall be measured all the same
@@ -223,6 +236,7 @@ def compile_model(onnx_path: Path, package_path: Path, settings: Settings) -> di
         target=settings.target,
         output=package_path,
         input_shapes=input_shapes_at(onnx_path, settings.batch) if settings.batch else None,
+        passes=settings.passes,
         disabled_passes=frozenset(settings.disabled_passes),
         verify=False,  # `measure` does; here ONNX Runtime's memory would count as ours
     )
@@ -262,7 +276,7 @@ def run_peaks(paths: list[Path], settings: Settings, threads: int) -> dict[str, 
 
 
 def load_and_run(
-    onnx_path: Path, package_path: Path, threads: int, program: str
+    onnx_path: Path, package_path: Path, threads: int, program: str, precision: str
 ) -> dict[str, float]:
     """Peak memory in MB of this process after a few runs on the inputs that `measure` left."""
     with np.load(inputs_of(package_path)) as arrays:
@@ -274,7 +288,7 @@ def load_and_run(
     else:
         from tvmopt.peers import peer_runners
 
-        run = peer_runners([program], onnx_path, inputs, threads)[program]
+        run = peer_runners([program], onnx_path, inputs, threads, precision)[program]
     for _ in range(MEMORY_RUNS):
         run()
     return {"mb": peak_mb()}
@@ -300,7 +314,7 @@ def measure(
     np.savez(inputs_of(package_path), **inputs)
     outputs = package.run(inputs, threads)
     runners: dict[str, Callable[[], object]] = {OWN: package.bind(inputs, threads)}
-    runners |= peer_runners(settings.peers, onnx_path, inputs, threads)
+    runners |= peer_runners(settings.peers, onnx_path, inputs, threads, settings.precision)
 
     seconds: list[float] = []
     for _ in range(2):  # the first round allocates

@@ -75,6 +75,8 @@ class Report:
     """What one core of the target begins in a cycle at most: turns cycles into time."""
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     """Wall-clock seconds by phase: `import`, `build`, `package`, `verify`, ..."""
+    precision: str = "float32"
+    """The type that a pass rounded the operands of products to; verification allows for it."""
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-serializable data."""

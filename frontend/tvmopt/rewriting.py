@@ -62,6 +62,7 @@ __all__ = [
     "remake",
     "scalar_value",
     "shape_of",
+    "stored_form",
 ]
 
 _MOST_REWRITES = 64
@@ -156,6 +157,19 @@ def shape_of(expr: relax.Expr) -> tuple[int, ...] | None:
 def dtype_of(expr: relax.Expr) -> str:
     """The dtype of a tensor expression as NumPy names it; empty for anything else."""
     return str(getattr(expr.ty, "dtype", ""))
+
+
+def stored_form(expr: relax.Expr | None, graph: "Graph") -> relax.Expr | None:
+    """The 16-bit tensor that a float32 one is the exact widening of; None if it is none.
+
+    Passes that lower the precision write `astype(astype(x, bfloat16), float32)` in front of what
+    computes; a kernel that reads bfloat16 takes `astype(x, bfloat16)` instead.
+    """
+    widening = graph.producer(expr)
+    if not is_op(widening, "relax.astype") or dtype_of(widening) != "float32":
+        return None
+    narrow = widening.args[0]
+    return narrow if dtype_of(narrow) in ("bfloat16", "float16") else None
 
 
 def join_names(*names: str) -> str:

@@ -90,7 +90,13 @@ def benchmark(
     if peers:
         from tvmopt.peers import peer_runners
 
-        runners |= peer_runners(peers, _original(loaded, package, model), given, count)
+        runners |= peer_runners(
+            peers,
+            _original(loaded, package, model),
+            given,
+            count,
+            loaded.manifest.report.precision,  # like with like
+        )
     with Rounds(f"measuring {', '.join(runners)}", repeat) as progress:
         results = benchmark_alternating(
             runners, repeat=repeat, number=number, warmup=warmup, progress=progress

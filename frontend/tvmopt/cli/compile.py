@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 DEFAULT_TARGET = "x86"
 _THREADS = "TVM_NUM_THREADS"
+_MIXED = "mixed-precision"
+_PRECISIONS = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class _Plan:
     multiple=True,
     metavar="NAME[:KEY=VALUE,...]",
     help="Sets options of a pass; also adds a pass that does not run by default.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(list(_PRECISIONS)),
+    help="Computes products in a 16-bit type: short for --pass mixed-precision:dtype=...",
 )
 @click.option(
     "--disable-pass", "disabled", multiple=True, metavar="NAME", help="Leaves a pass out."
@@ -180,6 +187,7 @@ def _plan(
     dims: tuple[str, ...],
     recipe_path: Path | None,
     passes: tuple[str, ...],
+    precision: str | None,
     disabled: tuple[str, ...],
     dump_dir: Path | None,
     verify: bool | None,
@@ -189,7 +197,9 @@ def _plan(
     if model is None:
         hint = "`tvmopt compile model.onnx`, or --recipe with a file that has the key 'model'"
         raise UsageError("no model is given", hint)
-    written = parse_passes(passes)
+    written = {name: dict(options) for name, options in parse_passes(passes).items()}
+    if precision is not None and _PRECISIONS[precision] is not None:
+        written.setdefault(_MIXED, {}).setdefault("dtype", _PRECISIONS[precision] or "")
     both = sorted(written.keys() & set(disabled))
     if both:
         raise UsageError(f"pass '{both[0]}' is both asked for and disabled")

@@ -17,6 +17,12 @@ def verification_text(verification: "Verification | None") -> str:
         return "no (--no-verify)"
     worst = max(verification.outputs, key=lambda o: o.max_rel, default=None)
     errors = f": relative error {worst.max_rel:.1e}, absolute {worst.max_abs:.1e}" if worst else ""
+    if worst and verification.precision != "float32":
+        errors += f", in {verification.precision}, where {worst.limit:.1e} is allowed"
+        ratios = [o.sqnr_db for o in verification.outputs if o.sqnr_db is not None]
+        same = [o.top_1 for o in verification.outputs if o.top_1 is not None]
+        errors += f"; signal to noise {min(ratios):.0f} dB" if ratios else ""
+        errors += f"; same top-1 in {min(same):.0%} of the rows" if same else ""
     return f"against {verification.reference}{errors}"
 
 

@@ -65,6 +65,8 @@ def first_departure(
         for index, tensor in batch.items():
             original = theirs[tensor]
             mine = unblocked(ours[index], original.shape)
+            if mine is not None and layers[index].outputs[0].startswith(("bfloat16", "float16")):
+                mine = mine.astype(original.dtype)  # float32 that is stored in 16 bits
             if mine is None or mine.dtype != original.dtype:
                 continue
             limit = max(limit_for(original.dtype), least_limit)

@@ -58,6 +58,9 @@ class OutputError:
         limit: what `max_rel` must not exceed; 0 where values must be equal.
         finite_share: part of the original's elements that are finite, from 0 to 1.
         ties: integers that differ because the floats that chose them are equal within the limit.
+        sqnr_db: signal to noise in dB, where the precision was lowered.
+        top_1: part of the rows whose largest element is the original's, where the precision was
+            lowered and the output looks like scores of classes.
     """
 
     output: str
@@ -66,15 +69,21 @@ class OutputError:
     limit: float
     finite_share: float = 1.0
     ties: int = 0
+    sqnr_db: float | None = None
+    top_1: float | None = None
 
 
 @dataclass(frozen=True)
 class Verification:
-    """The comparison with the original model: what ran it, on which inputs, and the errors."""
+    """The comparison with the original model: what ran it, on which inputs, and the errors.
+
+    `precision` is what products were computed in, as a pass had it: float32, or less.
+    """
 
     reference: str
     seed: int | None
     outputs: tuple[OutputError, ...]
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)

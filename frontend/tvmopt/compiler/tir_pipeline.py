@@ -9,6 +9,8 @@ from tvm import s_tir, tirx
 from tvm.s_tir.pipeline import default_s_tir_pipeline
 from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
+from tvmopt.compiler.bfloat16 import legalize_computations, lower_bfloat16, store_bfloat16
+
 TIR_PIPELINE = "tvmopt"
 
 PARTITION_HINT = "pragma_loop_partition_hint"
@@ -107,7 +109,8 @@ def _lower(mod: tvm.IRModule, _ctx: Any) -> tvm.IRModule:
             s_tir.transform.LowerOpaqueBlock(),
             _prim_func_pass(_hints_into_loops),
             tirx.transform.FlattenBuffer(),
-            tirx.transform.BF16ComputeLegalize(),
+            _prim_func_pass(store_bfloat16),
+            tvm.transform.module_pass(legalize_computations, opt_level=0),
             tirx.transform.NarrowDataType(32),
             _prim_func_pass(_hints_around_loops),
             s_tir.transform.LoopPartition(),
@@ -122,6 +125,7 @@ def _lower(mod: tvm.IRModule, _ctx: Any) -> tvm.IRModule:
             tirx.transform.CommonSubexprElim(),
             tirx.transform.FP8ComputeLegalize(),
             tirx.transform.VerifyMemory(),
+            _prim_func_pass(lower_bfloat16),
             tirx.transform.AnnotateEntryFunc(),
             tirx.transform.SplitHostDevice(),
             tirx.transform.MakePackedAPI(),

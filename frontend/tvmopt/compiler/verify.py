@@ -1,7 +1,7 @@
 """The compiled model against the original: on the same inputs, output by output."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from tvmopt.compiler.allowances import forgive
@@ -10,6 +10,7 @@ from tvmopt.compiler.departure import Departure, first_departure
 from tvmopt.compiler.executor import Array, Executor, check_inputs
 from tvmopt.compiler.manifest import OutputError, Verification
 from tvmopt.compiler.reference import Reference, open_reference
+from tvmopt.compiler.rounding import FACTOR, LEAST, quality, rounding_limits
 from tvmopt.compiler.sample_inputs import sample_inputs
 from tvmopt.compiler.threads import default_threads
 from tvmopt.errors import GateError, TvmoptError
@@ -80,7 +81,15 @@ def verify(
         message = f"{reference.name} failed to run the original model: {line}"
         raise TvmoptError(message, "compile with --no-verify") from None
     ours = executor.run(inputs, threads)
-    errors = [compare(name, ours[name], theirs[name]) for name in names]
+    limits: Mapping[str, float] = {}
+    if report.precision != "float32":
+        limits = rounding_limits(imported, reference, theirs, inputs, report.precision)
+    errors = [
+        _with_quality(compare(name, ours[name], theirs[name], limits.get(name)), ours, theirs)
+        if name in limits
+        else compare(name, ours[name], theirs[name])
+        for name in names
+    ]
     if not all(map(is_within, errors)):
         graph = imported.original().graph
         judged = forgive(errors, ours, theirs, reference, graph, inputs)
@@ -104,7 +113,29 @@ def verify(
             share = f"{1 - error.finite_share:.3g} of it is NaN or infinite in the original, too"
             message = f"output '{error.output}': {share}"
             report.remarks.append(Remark("analysis", "verify", "", message))
-    return Verification(reference.name, seed, tuple(errors))
+    if limits:
+        report.remarks.append(_on_precision(errors, limits, report.precision))
+    return Verification(reference.name, seed, tuple(errors), report.precision)
+
+
+def _with_quality(
+    error: OutputError, ours: Mapping[str, Array], theirs: Mapping[str, Array]
+) -> OutputError:
+    ratio_db, top_1 = quality(ours[error.output], theirs[error.output])
+    return replace(error, sqnr_db=ratio_db, top_1=top_1)
+
+
+def _on_precision(
+    errors: Sequence[OutputError], limits: Mapping[str, float], precision: str
+) -> Remark:
+    """Says what was allowed, and why."""
+    worst = max((e for e in errors if e.output in limits), key=lambda e: e.max_rel)
+    message = (
+        f"computed in {precision}: output '{worst.output}' has relative error {worst.max_rel:.2g}; "
+        f"allowed are {worst.limit:.2g}, which is {FACTOR:.0f} times what rounding its weights "
+        f"alone does to the original, and at least {LEAST[precision]:.2g}"
+    )
+    return Remark("analysis", "verify", "", message)
 
 
 def allowed(strict: Sequence[OutputError], judged: Sequence[OutputError]) -> list[Remark]:

@@ -8,42 +8,56 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from tvmopt.rewriting import Graph, attrs_of, constant_value, dtype_of, is_op, shape_of
+from tvmopt.rewriting import (
+    Graph,
+    attrs_of,
+    constant,
+    constant_value,
+    dtype_of,
+    is_op,
+    shape_of,
+    stored_form,
+)
 from tvmopt_plugins.layout.blocked import ANCHOR, Images
 from tvmopt_schedules.cpu.compute.channel_blocks import blocks_of
 from tvmopt_schedules.cpu.compute.conv2d import conv2d_nchwc, pack_factor
 from tvmopt_schedules.cpu.compute.window import Window, depthwise_nchwc
+from tvmopt_schedules.cpu.pairs import bfloat16_of, pack_pairs, pair_planes
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution with constant weights, `[O, I / groups, KH, KW]`."""
+    """A convolution with constant weights, `[O, I / groups, KH, KW]`.
+
+    `stored` is the type that a pass rounded the weights to, and in bfloat16 the image, too.
+    """
 
     data: relax.Expr
     weight: Array
     window: Window
     groups: int
+    stored: str = "float32"
 
 
 def convolve(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None:
     """`relax.nn.conv2d` becomes a blocked kernel, whose bias and activation can join it."""
     if not is_op(value, "relax.nn.conv2d"):
         return None
-    conv = read_convolution(value)
+    conv = read_convolution(value, graph)
     if isinstance(conv, str):
         graph.missed(f"left in the plain layout: {conv}")
         return None
     return images.leave(graph, emit_convolution(conv, graph, images), len(conv.weight))
 
 
-def read_convolution(value: relax.Call) -> Convolution | str:
+def read_convolution(value: relax.Call, graph: Graph) -> Convolution | str:
     """The convolution, or why it cannot be blocked."""
     attrs = attrs_of(value)
     data, weight = value.args
     shape = shape_of(data)
-    array = constant_value(weight)
+    array, stored = weight_of(weight, graph)
     if shape is None:
         return "its shape is not static"
     if array is None:
@@ -64,7 +78,21 @@ def read_convolution(value: relax.Call) -> Convolution | str:
     )
     if min(window.padding) < 0:
         return "its padding is negative"
-    return Convolution(data, array, window, int(attrs.groups))
+    return Convolution(data, array, window, int(attrs.groups), stored)
+
+
+def weight_of(weight: relax.Expr, graph: Graph) -> tuple[Array | None, str]:
+    """The constant, rounded where a pass had it so, and the type that it was rounded to."""
+    narrow = stored_form(weight, graph)
+    if narrow is None:
+        return constant_value(weight), "float32"
+    rounding = graph.producer(narrow)
+    array = constant_value(rounding.args[0]) if is_op(rounding, "relax.astype") else None
+    if array is None:
+        return None, dtype_of(narrow)
+    if dtype_of(narrow) == "bfloat16":
+        return bfloat16_of(array), "bfloat16"
+    return array.astype("float16").astype("float32"), "float16"
 
 
 def emit_convolution(conv: Convolution, graph: Graph, images: Images) -> relax.Expr:
@@ -74,6 +102,10 @@ def emit_convolution(conv: Convolution, graph: Graph, images: Images) -> relax.E
     if conv.groups == in_channels == out_channels and conv.groups > 1:
         return emit_depthwise(conv, graph, images)
     conv = merge_groups(conv, graph, images.block)
+    if conv.stored == "bfloat16":
+        paired = _emit_paired(conv, graph, images)
+        if paired is not None:
+            return paired
     image = images.find(graph, conv.data)
     if image is None and conv.groups == 1 and in_channels < images.block:
         # Too few channels for a block: the kernel reads a plain image just as well.
@@ -83,10 +115,23 @@ def emit_convolution(conv: Convolution, graph: Graph, images: Images) -> relax.E
         window = conv.window
         data = (image or images.enter(graph, conv.data)).var
         factor = pack_factor(conv.weight.shape[1], images.block)
+    dtype = "float16" if conv.stored == "float16" else "float32"
+    packed = pack_weight(conv.weight, images.block, factor).astype(dtype)
+    return _call(conv, data, constant(packed), window, in_channels, graph)
+
+
+def _call(
+    conv: Convolution,
+    data: relax.Expr,
+    weight: relax.Expr,
+    window: Window,
+    in_channels: int,
+    graph: Graph,
+) -> relax.Expr:
     return graph.bb.call_te(
         partial(conv2d_nchwc, window=window, in_channels=in_channels, groups=conv.groups),
         data,
-        relax.const(pack_weight(conv.weight, images.block, factor), "float32"),
+        weight,
         primfunc_name_hint="conv2d",
         primfunc_attrs=ANCHOR,
     )
@@ -101,6 +146,36 @@ def emit_depthwise(conv: Convolution, graph: Graph, images: Images) -> relax.Exp
         primfunc_name_hint="depthwise_conv2d",
         primfunc_attrs=ANCHOR,
     )
+
+
+def _emit_paired(conv: Convolution, graph: Graph, images: Images) -> relax.Expr | None:
+    """The kernel that multiplies pairs of channels in bfloat16; None where it cannot."""
+    group_in = conv.weight.shape[1]
+    in_channels = group_in * conv.groups
+    image, window = images.find(graph, conv.data), conv.window
+    narrow = stored_form(conv.data if image is None else image.var, graph)
+    if narrow is None:
+        graph.missed("multiplies float32: its image is not in bfloat16")
+        return None
+    weight = conv.weight
+    if image is not None:
+        data = narrow
+    elif conv.groups == 1 and in_channels < images.block:
+        # Too few channels for a block: the kernel reads pairs of planes just as well.
+        padded, window = _pad_plain(replace(conv, data=narrow), graph)
+        planes = graph.bb.call_te(pair_planes, padded, primfunc_name_hint="pair_planes")
+        data = graph.emit(planes)
+        group_in = in_channels + in_channels % 2
+        weight = np.pad(weight, ((0, 0), (0, group_in - in_channels), (0, 0), (0, 0)))
+        in_channels = group_in
+    else:
+        data = images.enter(graph, narrow).var
+    if group_in % 2:
+        graph.missed(f"multiplies float32: {group_in} input channels of a group are no pairs")
+        return None
+    factor = pack_factor(group_in, images.block)
+    packed = pack_pairs(pack_weight(weight, images.block, factor), 4)
+    return _call(conv, data, constant(packed), window, in_channels, graph)
 
 
 def _pad_plain(conv: Convolution, graph: Graph) -> tuple[relax.Expr, Window]:

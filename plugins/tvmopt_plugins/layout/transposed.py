@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx
 
-from tvmopt.rewriting import Graph, attrs_of, constant_value, dtype_of, is_op, shape_of
+from tvmopt.rewriting import Graph, attrs_of, dtype_of, is_op, shape_of
 from tvmopt_plugins.layout.blocked import Images
 from tvmopt_plugins.layout.convolution import (
     Array,
@@ -14,6 +14,7 @@ from tvmopt_plugins.layout.convolution import (
     emit_convolution,
     emit_depthwise,
     merge_groups,
+    weight_of,
 )
 from tvmopt_schedules.cpu.compute.channel_blocks import blocks_of
 from tvmopt_schedules.cpu.compute.window import Window
@@ -30,7 +31,8 @@ def convolve_transposed(value: relax.Expr, graph: Graph, images: Images) -> rela
         return None
     attrs = attrs_of(value)
     data, weight = value.args
-    shape, result, array = shape_of(data), shape_of(value), constant_value(weight)
+    shape, result = shape_of(data), shape_of(value)
+    array, stored = weight_of(weight, graph)
     why = None
     if shape is None or result is None:
         why = "its shape is not static"
@@ -72,7 +74,8 @@ def convolve_transposed(value: relax.Expr, graph: Graph, images: Images) -> rela
         ]
         groups = merged[0].groups
         weights = _stack(np.stack([one.weight for one in merged]), groups, images.block)
-        woven = emit_convolution(Convolution(data, weights, window, groups), graph, images)
+        stacked = Convolution(data, weights, window, groups, stored)
+        woven = emit_convolution(stacked, graph, images)
     call = graph.bb.call_te(
         partial(
             _interleave, strides=strides, begin=begin, size=(result[2], result[3]), groups=groups

@@ -11,6 +11,7 @@ from tvmopt_plugins.layout.convolution import Convolution, read_convolution
 from tvmopt_schedules.cpu.compute.channel_blocks import blocks_of
 from tvmopt_schedules.cpu.compute.winograd import pack_winograd, winograd_nchwc
 from tvmopt_schedules.cpu.machine import Machine
+from tvmopt_schedules.cpu.pairs import multiplies_pairs
 from tvmopt_schedules.cpu.winograd_plan import WinogradShape, direct_cycles, plan
 
 TILES = (2, 4)
@@ -46,8 +47,14 @@ class Winograd:
         """The kernel for a convolution; None where it stays as it is."""
         if not self.tiles or not is_op(value, "relax.nn.conv2d"):
             return None
-        conv = read_convolution(value)
+        conv = read_convolution(value, graph)
         if isinstance(conv, str) or not _fits(conv):
+            return None
+        if conv.stored == "bfloat16" and multiplies_pairs(self.machine):
+            graph.missed(
+                "no Winograd convolution: products of bfloat16 are twice as fast directly, and the "
+                "transforms would cost them precision"
+            )
             return None
         in_channels = conv.weight.shape[1]
         if in_channels < images.block:

@@ -16,10 +16,12 @@ from tvmopt.rewriting import (
     is_op,
     rebuild,
     shape_of,
+    stored_form,
 )
 from tvmopt_schedules.cpu.compute.batch_matmul import batch_matmul
 from tvmopt_schedules.cpu.compute.matmul import matmul_packed, pack_weight
 from tvmopt_schedules.cpu.machine import Machine
+from tvmopt_schedules.cpu.pairs import bfloat16_of, pack_pairs
 from tvmopt_schedules.cpu.register_tile import register_tile
 
 if TYPE_CHECKING:
@@ -47,16 +49,34 @@ def pack_matmul(mod: tvm.IRModule, source: "PackMatmul", ctx: CompileContext) ->
         if why is not None or left_shape is None or right_shape is None or shape is None:
             ctx.missed(source, graph.name, f"left as it is: {why}")
             return None
+        narrow_left, narrow_right = stored_form(left, graph), stored_form(right, graph)
         weight = _weight(right, graph)
         if weight is not None:
-            return _with_weight(left, weight, shape, graph, machine)
+            stored = "float32" if narrow_right is None else dtype_of(narrow_right)
+            if stored == "bfloat16":
+                if narrow_left is not None and len(weight) % 2 == 0:
+                    left = narrow_left
+                else:
+                    graph.missed(f"multiplies float32: {len(weight)} rows of weights are no pairs")
+                    stored, weight = "float32", bfloat16_of(weight)
+            return _with_weight(left, weight, stored, shape, graph, machine)
+        if narrow_left is not None and narrow_right is not None:
+            depth = (left_shape or (0,))[-1]
+            if depth % 2 == 0:
+                left, right = narrow_left, narrow_right
+            else:
+                graph.missed(f"multiplies float32: {depth} products are no pairs")
         return _of_activations(left, right, graph, machine)
 
-    return rebuild(mod, rewrite)
+    return rebuild(mod, rewrite, source=source, ctx=ctx)
 
 
 def _weight(expr: relax.Expr, graph: Graph) -> np.ndarray[Any, Any] | None:
     """The right-hand side as `[K, N]` if it is constant and the same for the whole batch."""
+    narrow = stored_form(expr, graph)
+    if narrow is not None:
+        rounding = graph.producer(narrow)
+        expr = rounding.args[0] if is_op(rounding, "relax.astype") else expr
     producer = graph.producer(expr)
     if is_op(producer, "relax.permute_dims"):
         array = constant_value(producer.args[0])
@@ -72,14 +92,21 @@ def _weight(expr: relax.Expr, graph: Graph) -> np.ndarray[Any, Any] | None:
 def _with_weight(
     x: relax.Expr,
     weight: np.ndarray[Any, Any],
+    stored: str,
     shape: tuple[int, ...],
     graph: Graph,
     machine: Machine,
 ) -> relax.Expr:
     columns = weight.shape[1]
     rows = int(np.prod(shape[:-1]))
-    tile = register_tile(machine, rows, columns, steps=len(weight))
-    panels = constant(pack_weight(weight, tile.vectors * machine.lanes))
+    steps = len(weight) // 2 if stored == "bfloat16" else len(weight)
+    tile = register_tile(machine, rows, columns, steps=steps)
+    packed = pack_weight(weight, tile.vectors * machine.lanes)
+    if stored == "bfloat16":
+        packed = pack_pairs(packed, 1)
+    elif stored == "float16":
+        packed = packed.astype(stored)
+    panels = constant(packed)
     return graph.bb.call_te(
         matmul_packed,
         x,
@@ -111,6 +138,7 @@ def _of_activations(
 def _untransposed(expr: relax.Expr, graph: Graph) -> tuple[relax.Expr, tuple[int, ...]]:
     """What a chain of transposes starts from, and the axes that make the operand of it."""
     axes = tuple(range(len(shape_of(expr) or ())))
+    expr = _round_first(expr, graph)
     producer = graph.producer(expr)
     while is_op(producer, "relax.permute_dims"):
         given = attrs_of(producer).axes
@@ -119,3 +147,15 @@ def _untransposed(expr: relax.Expr, graph: Graph) -> tuple[relax.Expr, tuple[int
         expr = producer.args[0]
         producer = graph.producer(expr)
     return expr, axes
+
+
+def _round_first(expr: relax.Expr, graph: Graph) -> relax.Expr:
+    """`astype(permute_dims(x)) = permute_dims(astype(x))`: then the transpose is the kernel's."""
+    rounding = graph.producer(expr)
+    if not is_op(rounding, "relax.astype") or dtype_of(rounding) != "bfloat16":
+        return expr
+    moved = graph.producer(rounding.args[0])
+    if not is_op(moved, "relax.permute_dims"):
+        return expr
+    inner = graph.emit(relax.op.astype(moved.args[0], "bfloat16"))
+    return graph.emit(relax.op.permute_dims(_round_first(inner, graph), attrs_of(moved).axes))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _BASE = ("sse4.2", "avx", "avx2", "fma", "f16c", "bmi2")
 _AVX512 = (*_BASE, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 _VNNI = (*_AVX512, "avx512vnni")
+_BF16 = (*_VNNI, "avx512bf16")
 _USUAL_CACHES = (32 << 10, 1 << 20, 16 << 20)
 
 
@@ -26,6 +27,7 @@ class X86(Backend):
         Device("x86-avx2", "any x86-64 CPU with AVX2 and FMA", {"mcpu": "x86-64-v3"}),
         Device("x86-avx512", "CPUs with AVX-512 (F, BW, CD, DQ, VL)", {"mcpu": "x86-64-v4"}),
         Device("x86-vnni", "CPUs with AVX-512 VNNI", {"mcpu": "cascadelake"}),
+        Device("x86-bf16", "CPUs with AVX-512 VNNI and BF16", {"mcpu": "cooperlake"}),
     )
     option_names: ClassVar[Mapping[str, str]] = {
         "mcpu": "CPU name as LLVM knows it, such as znver4 or skylake-avx512",
@@ -82,10 +84,14 @@ class X86(Backend):
     def isa(self) -> Sequence[str]:
         if self._is_native:
             present = cpu_info.features()
-            wanted = _VNNI if set(_VNNI) <= present else _AVX512
-            return tuple(f for f in wanted if f in present)
+            return tuple(f for f in _BF16 if f in present)
         mcpu = self.options["mcpu"]
-        known = {"x86-64-v3": _BASE, "x86-64-v4": _AVX512, "cascadelake": _VNNI}
+        known = {
+            "x86-64-v3": _BASE,
+            "x86-64-v4": _AVX512,
+            "cascadelake": _VNNI,
+            "cooperlake": _BF16,
+        }
         if mcpu in known:
             return known[mcpu]
         from tvmopt_plugins.target_x86.llvm import cpu_features
@@ -96,7 +102,7 @@ class X86(Backend):
                 f"target '{self.device}': the CPU '{mcpu}' has no AVX2 and FMA",
                 "the x86 backend needs them; the oldest such CPU is haswell",
             )
-        return tuple(f for f in _VNNI if f in present)
+        return tuple(f for f in _BF16 if f in present)
 
     @property
     def _is_native(self) -> bool:

@@ -171,7 +171,7 @@ def _shape(sch: s_tir.Schedule, anchor: SBlockRV, *, by_rows: bool) -> ConvShape
         out_blocks=out[1],
         group_blocks=out[1] // groups,
         reduction=prod(weights[1:5]),
-        input_bytes=prod(int(dim) for dim in data.shape[1:]) * 4,
-        weight_bytes=prod(weights) * 4,
+        input_bytes=prod(int(dim) for dim in data.shape[1:]) * data.dtype.itemsize,
+        weight_bytes=prod(weights) * weight.dtype.itemsize,
         images=out[0],
     )

@@ -9,6 +9,7 @@ from tvm import te, tirx
 from tvmopt_schedules.cpu.blocks import OP_ANNOTATION
 from tvmopt_schedules.cpu.compute.matmul import ravel, unravel
 from tvmopt_schedules.cpu.machine import Machine
+from tvmopt_schedules.cpu.pairs import dot_pairs, pair
 from tvmopt_schedules.cpu.register_tile import register_tile
 
 BATCH_MATMUL = "batch_matmul"
@@ -24,7 +25,8 @@ def batch_matmul(
     """`y[.., m, n] = sum_k a[.., m, k] * b[.., k, n]`; leading axes broadcast.
 
     `b` is packed into panels `[batch, panel, k, column of the panel]` on the way, zeros after the
-    last column, which makes the product the same as with constant weights.
+    last column, which makes the product the same as with constant weights. Of bfloat16 operands,
+    pairs along `k`, whose extent is even, are packed and multiplied; the result is float32.
 
     Args:
         left: `a` before its transpose.
@@ -39,25 +41,36 @@ def batch_matmul(
     rows, depth, columns = a_shape[-2], a_shape[-1], b_shape[-1]
     batch = int(np.prod(lead, dtype=np.int64))
     b_batch = int(np.prod(b_shape[:-2], dtype=np.int64))
-    tile = register_tile(machine, rows, columns, steps=depth)
+    paired = left.dtype == "bfloat16"
+    steps = depth // 2 if paired else depth
+    tile = register_tile(machine, rows, columns, steps=steps)
     panel = tile.vectors * machine.lanes
     count = -(-columns // panel)
     shared = b_batch == 1  # one right-hand side for the whole batch
-    k = te.reduce_axis((0, depth), "k")
+    k = te.reduce_axis((0, steps), "k")
 
     def pack(g: tirx.Var, p: tirx.Var, d: tirx.Var, v: tirx.Var) -> Any:
         n = p * panel + v
         index = [0 if shared else at for at in unravel(g, lead)]
-        element = right(*_operand_index(index, d, n, b_shape, right_axes))
+
+        def read(row: Any) -> Any:
+            return right(*_operand_index(index, row, n, b_shape, right_axes))
+
+        element = pair(read(2 * d), read(2 * d + 1)) if paired else read(d)
         if columns % panel == 0:
             return element
-        return tirx.if_then_else(n < columns, element, tirx.const(0.0, right.dtype))
+        return tirx.if_then_else(n < columns, element, tirx.const(0, element.ty))
 
-    packed = te.compute((1 if shared else batch, count, depth, panel), pack, name="pack_right")
+    packed = te.compute((1 if shared else batch, count, steps, panel), pack, name="pack_right")
 
     def product(g: tirx.Var, m: tirx.Var, p: tirx.Var, v: tirx.Var) -> Any:
-        element = left(*_operand_index(unravel(g, lead), m, k, a_shape, left_axes))
-        return te.sum(element * packed[0 if shared else g, p, k, v], axis=k)
+        def read(column: Any) -> Any:
+            return left(*_operand_index(unravel(g, lead), m, column, a_shape, left_axes))
+
+        other = packed[0 if shared else g, p, k, v]
+        if paired:
+            return te.sum(dot_pairs(pair(read(2 * k), read(2 * k + 1)), other), axis=k)
+        return te.sum(read(k) * other, axis=k)
 
     result = te.compute(
         (batch, rows, count, panel),

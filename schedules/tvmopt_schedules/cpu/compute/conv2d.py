@@ -5,6 +5,8 @@ Layouts, with `b` channels of a block as the innermost dimension (one vector reg
 - activations `[N, ceil(C / b), H, W, b]`; the last block is padded, and its padding is never read
 - weights `[ceil(O / b), I / f, KH, KW, f, b]`, packed ahead of time; `I` counts the input channels
   of one group and `f = pack_factor(I, b)` of them lie side by side, so that no loop has a tail
+- for activations in bfloat16, weights `[ceil(O / b), I / f, KH, KW, f / 2, b]` of pairs of input
+  channels (see `tvmopt_schedules.cpu.pairs`); weights may also be float16, and are widened
 """
 
 from math import gcd
@@ -14,6 +16,7 @@ from tvm import te, tirx
 
 from tvmopt_schedules.cpu.blocks import OP_ANNOTATION
 from tvmopt_schedules.cpu.compute.window import Window, pad_image
+from tvmopt_schedules.cpu.pairs import PAIR_DTYPE, dot_pairs, pair
 
 CONV2D = "conv2d_nchwc"
 CONV2D_PIXELS = "conv2d_nchwc_pixels"
@@ -31,7 +34,8 @@ def conv2d_nchwc(
     """Convolution of a blocked, or of a plain `[N, C, H, W]`, image with packed weights.
 
     Args:
-        data: the image; a plain one suits few channels, such as the three of a first layer.
+        data: the image; a plain one suits few channels, such as the three of a first layer; in
+            bfloat16 it is one of pairs `[N, C / 2, H, W]`, C even.
         weight: see the module's docstring.
         window: kernel size, strides, padding and dilation.
         in_channels: true number of input channels, all groups together.
@@ -39,27 +43,38 @@ def conv2d_nchwc(
     """
     batch, height, width = (int(data.shape[i]) for i in (0, 2, 3))
     out_blocks, outer, kernel_h, kernel_w, factor, block = (int(dim) for dim in weight.shape)
-    group_in = outer * factor
+    steps = outer * factor
+    paired = weight.dtype == PAIR_DTYPE
+    group_in = 2 * steps if paired else steps
     assert group_in * groups == in_channels, f"{groups} groups of {group_in}, not {in_channels}"
     assert window.kernel == (kernel_h, kernel_w)
     assert out_blocks % groups == 0
     out_h, out_w = window.output(height, width)
     padded = pad_image(data, window)
-    ic = te.reduce_axis((0, group_in), "ic")
+    ic = te.reduce_axis((0, steps), "ic")
 
-    def read(n: Any, oc: Any, y: Any, x: Any) -> Any:
-        channel = ic if groups == 1 else tirx.floordiv(oc, out_blocks // groups) * group_in + ic
+    def read(n: Any, oc: Any, y: Any, x: Any, inside: Any) -> Any:
+        first = 0 if groups == 1 else tirx.floordiv(oc, out_blocks // groups) * group_in
+        channel = first + inside
         if len(padded.shape) == 4:
             return padded[n, channel, y, x]
         block_in = int(padded.shape[4])
         return padded[n, tirx.floordiv(channel, block_in), y, x, tirx.floormod(channel, block_in)]
 
+    def product(n: Any, oc: Any, y: Any, x: Any, kh: Any, kw: Any, ob: Any) -> Any:
+        factors = weight[oc, tirx.floordiv(ic, factor), kh, kw, tirx.floormod(ic, factor), ob]
+        if data.dtype == PAIR_DTYPE:
+            return dot_pairs(padded[n, ic, y, x], factors)
+        if paired:
+            both = pair(read(n, oc, y, x, 2 * ic), read(n, oc, y, x, 2 * ic + 1))
+            return dot_pairs(both, factors)
+        return read(n, oc, y, x, ic) * factors.astype(data.dtype)
+
     if window.is_pointwise:
         pixels: Any = te.compute(
             (batch, out_blocks, out_h * out_w, block),
             lambda n, oc, p, ob: te.sum(
-                read(n, oc, tirx.floordiv(p, out_w), tirx.floormod(p, out_w))
-                * weight[oc, tirx.floordiv(ic, factor), 0, 0, tirx.floormod(ic, factor), ob],
+                product(n, oc, tirx.floordiv(p, out_w), tirx.floormod(p, out_w), 0, 0, ob),
                 axis=[ic],
             ),
             name=CONV2D,
@@ -77,8 +92,10 @@ def conv2d_nchwc(
     result: Any = te.compute(
         (batch, out_blocks, out_h, out_w, block),
         lambda n, oc, y, x, ob: te.sum(
-            read(n, oc, y * stride_h + kh * dilation_h, x * stride_w + kw * dilation_w)
-            * weight[oc, tirx.floordiv(ic, factor), kh, kw, tirx.floormod(ic, factor), ob],
+            product(
+                *(n, oc, y * stride_h + kh * dilation_h, x * stride_w + kw * dilation_w),
+                *(kh, kw, ob),
+            ),
             axis=[ic, kh, kw],
         ),
         name=CONV2D,

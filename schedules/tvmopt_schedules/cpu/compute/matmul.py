@@ -6,6 +6,7 @@ import numpy as np
 from tvm import te, tirx
 
 from tvmopt_schedules.cpu.blocks import OP_ANNOTATION
+from tvmopt_schedules.cpu.pairs import PAIR_DTYPE, dot_pairs, pair
 
 MATMUL_PACKED = "matmul_packed"
 
@@ -31,20 +32,24 @@ def matmul_packed(x: te.Tensor, panels: te.Tensor, columns: int) -> te.Tensor:
 
     Args:
         x: `[.., M, K]`.
-        panels: `[P, K, panel]`.
+        panels: `[P, K, panel]`; or, for `x` in bfloat16, pairs of rows `[P, K / 2, panel]`;
+            panels of float16 are widened.
         columns: N, without the zeros of the last panel.
 
     Returns:
         `[.., M, N]`.
     """
     lead = [int(dim) for dim in x.shape[:-1]]
-    depth = int(x.shape[-1])
-    count, _, panel = (int(dim) for dim in panels.shape)
+    count, depth, panel = (int(dim) for dim in panels.shape)
     rows = int(np.prod(lead, dtype=np.int64))
     k = te.reduce_axis((0, depth), "k")
 
     def product(r: tirx.Var, p: tirx.Var, v: tirx.Var) -> Any:
-        return te.sum(x(*unravel(r, lead), k) * panels[p, k, v], axis=k)
+        row, weight = unravel(r, lead), panels[p, k, v]
+        if panels.dtype == PAIR_DTYPE:
+            both = pair(x(*row, 2 * k), x(*row, 2 * k + 1))
+            return te.sum(dot_pairs(both, weight), axis=k)
+        return te.sum(x(*row, k) * weight.astype(x.dtype), axis=k)
 
     result = te.compute(
         (rows, count, panel), product, name="matmul", attrs={OP_ANNOTATION: MATMUL_PACKED}
