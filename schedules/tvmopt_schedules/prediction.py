@@ -18,6 +18,10 @@ CYCLES = "tvmopt.predicted_cycles"
 PIECES = "tvmopt.predicted_pieces"
 """Attribute of a scheduled PrimFunc: equal parts that cores share; 1 where one core does all."""
 
+FLOPS = "tvmopt.flops"
+"""Attribute of a scheduled PrimFunc: its floating-point operations, where they are not those of the
+definition that it was made from."""
+
 
 @dataclass(frozen=True)
 class Prediction:

@@ -15,6 +15,8 @@ from tvm import relax
 
 from tvmopt_plugins.layout import Layout
 from tvmopt_schedules.cpu.compute.winograd import ROUNDINGS, transforms
+from tvmopt_schedules.cpu.winograd_plan import WinogradShape, transform_flops
+from tvmopt_schedules.cpu.winograd_rule import WinogradNchwc
 
 R = relax.op
 
@@ -174,3 +176,24 @@ def test_products_stay_in_registers(device: str) -> None:
     assert inner.count("vfmadd231ps") >= 8
     # Each step loads weights and pixels and keeps the sums in registers.
     assert not re.search(r"vmov\w+\s.*\(%rsp\)", inner)
+
+
+def test_where_the_rule_steps_aside_the_result_is_the_same(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WinogradNchwc, "schedule", lambda _self, _func: None)
+    case = Case(17, 48, 8, 12)
+    made, image, weight = _compile(device, case, 4)
+    assert "winograd-nchwc" not in made.rules
+    exact = conv2d(image, weight, padding=case.padding)
+    # The sums that share no steps round more often: 6 terms a pass instead of 4 or 5.
+    bound = 1.2 * _bound(image, weight, case.padding, 4) + abs(exact) * 2.0**-24
+    assert (abs(made.run(image)[0] - exact) <= bound).all()
+
+
+def test_transforms_are_a_small_part_of_the_operations(device: str) -> None:
+    lanes = 16 if "512" in device else 8
+    shape = WinogradShape(4, 3, 1, 56, 56, 56, 56, 1, 1, 64, 64 // lanes, lanes)
+    direct = 2 * 56 * 56 * 64 * 64 * 9
+    products = direct // 4
+    assert products < products + transform_flops(shape) < 1.3 * products

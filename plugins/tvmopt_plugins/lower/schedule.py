@@ -11,7 +11,7 @@ from tvm.s_tir.analysis import estimate_tir_flops
 from tvm.s_tir.dlight import ScheduleRule
 
 from tvmopt import CompileContext, Layer
-from tvmopt_schedules.prediction import Prediction, prediction_of, touched_bytes
+from tvmopt_schedules.prediction import FLOPS, Prediction, prediction_of, touched_bytes
 
 if TYPE_CHECKING:
     from tvmopt_plugins.lower import Schedule as SchedulePass
@@ -55,6 +55,7 @@ def schedule(mod: tvm.IRModule, source: "SchedulePass", ctx: CompileContext) -> 
             why = "no rule of the backend takes it; it runs unscheduled"
             chosen[var.name_hint] = _Chosen("none", why, flops, touched)
             continue
+        flops = int((made.attrs or {}).get(FLOPS, flops))
         fallback = "no specific rule takes it" if getattr(rule, "fallback", False) else ""
         chosen[var.name_hint] = _Chosen(_name(rule), fallback, flops, touched, prediction_of(made))
         for key, value in (func.attrs or {}).items():

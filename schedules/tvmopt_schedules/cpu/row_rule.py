@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from tvmopt_schedules.cpu.blocks import is_reduction
+from tvmopt_schedules.cpu.blocks import annotation, is_reduction
 from tvmopt_schedules.cpu.guarded_rule import GuardedRule
 from tvmopt_schedules.cpu.lanes import (
     ACCUMULATORS,
@@ -52,6 +52,8 @@ class Row(GuardedRule):
         sch = s_tir.Schedule(func)
         blocks = leaf_blocks(sch)
         reductions = [block for block in blocks if is_reduction(sch, block)]
+        if any(annotation(sch, block) is not None for block in reductions):
+            return None  # the rule made for it has refused; rows would be computed from parts of it
         if not reductions or any(match_reducer(sch.get(block)) is None for block in reductions):
             return None
         if any(not is_spatial(sch, block) for block in blocks if block not in reductions):

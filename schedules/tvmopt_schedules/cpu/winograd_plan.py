@@ -212,6 +212,14 @@ def _transform_cycles(machine: Machine, shape: WinogradShape) -> tuple[float, fl
     )
 
 
+def transform_flops(shape: WinogradShape) -> int:
+    """Operations of both transforms, each instruction of a pass counted as one."""
+    image, result = _operations(shape.tile, shape.kernel)
+    before = 2 * shape.side * image * shape.in_blocks
+    after = (shape.side + shape.tile) * result * shape.out_blocks
+    return shape.squares * shape.lanes * (before + after)
+
+
 def direct_cycles(machine: Machine, shape: WinogradShape) -> float:
     """Cycles until the last core is done with the same convolution as a sum of products."""
     taps = shape.kernel**2 * shape.in_channels

@@ -15,8 +15,8 @@ from tvmopt_schedules.cpu.guarded_rule import GuardedRule
 from tvmopt_schedules.cpu.statements import Expr, Statement, integer, loop, sequence
 from tvmopt_schedules.cpu.terms import substitute
 from tvmopt_schedules.cpu.winograd_code import WinogradCode
-from tvmopt_schedules.cpu.winograd_plan import WinogradShape, plan
-from tvmopt_schedules.prediction import Prediction, predict
+from tvmopt_schedules.cpu.winograd_plan import WinogradShape, plan, transform_flops
+from tvmopt_schedules.prediction import FLOPS, Prediction, predict
 
 SERIAL_FLOPS = 1 << 20
 """Kernels of fewer operations take less time than waking the thread pool."""
@@ -55,7 +55,9 @@ class WinogradNchwc(GuardedRule):
         far = weight_bytes > self.machine.l2_bytes // _BEYOND_LEVEL_2
         body = _body(code, last, result, cores=1 if serial else self.machine.cores, far=far)
         finished = _replace(sch, kernel, last, body, code)
-        return predict(finished, Prediction(made.cycles, 1 if serial else made.pieces))
+        func = finished.mod["main"].with_attr(FLOPS, _flops(shape) + transform_flops(shape))
+        counted = s_tir.Schedule(IRModule({"main": func}))
+        return predict(counted, Prediction(made.cycles, 1 if serial else made.pieces))
 
 
 def _shape(anchor: s_tir.SBlock, data: Any, weight: Any) -> WinogradShape:
