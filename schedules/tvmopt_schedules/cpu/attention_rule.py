@@ -1,5 +1,7 @@
 """The schedule of fused attention: see `compute/attention.py` for the steps."""
 
+from typing import Any
+
 import tvm_ffi
 from tvm import ir, s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
@@ -96,7 +98,7 @@ class Attention(GuardedRule):
             sch.compute_at(own[one], t, preserve_unit_loops=True)
         for one in ("attention_v", "attention_k"):
             sch.compute_at(own[one], around, preserve_unit_loops=True)
-        ahead = sch.get(product).annotations.get(AHEAD)
+        ahead: Any = sch.get(product).annotations.get(AHEAD)
         piece = ACCUMULATORS * lanes
         # Pieces without a rest: only loops over whole ones are cut off.
         skips = ahead is not None and keys % piece == 0 and piece % (tile.vectors * lanes) == 0
