@@ -8,8 +8,13 @@ from tvmopt_schedules.cpu.compute.batch_matmul import BATCH_MATMUL
 from tvmopt_schedules.cpu.cost import CALL_CYCLES
 from tvmopt_schedules.cpu.epilogue import product_and_epilogue
 from tvmopt_schedules.cpu.guarded_rule import GuardedRule
-from tvmopt_schedules.cpu.loops import Strides, largest_divisor, transcendental_cycles
-from tvmopt_schedules.cpu.matmul_rule import PARALLEL_FLOPS, PARTITION, imbalance, tile_product
+from tvmopt_schedules.cpu.loops import (
+    PARALLEL_FLOPS,
+    Strides,
+    largest_divisor,
+    transcendental_cycles,
+)
+from tvmopt_schedules.cpu.matmul_rule import PARTITION, imbalance, tile_product
 from tvmopt_schedules.cpu.register_tile import product_cycles, register_tile
 from tvmopt_schedules.prediction import Prediction, parallel_pieces, predict
 

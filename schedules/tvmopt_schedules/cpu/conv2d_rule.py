@@ -14,13 +14,16 @@ from tvmopt_schedules.cpu.conv2d_prefetch import epilogue_operands, next_pixels,
 from tvmopt_schedules.cpu.conv2d_tile import ConvShape, chunking, conv_cycles, conv_tile
 from tvmopt_schedules.cpu.cost import once_cycles
 from tvmopt_schedules.cpu.guarded_rule import GuardedRule
-from tvmopt_schedules.cpu.loops import PARALLEL_WORK, transcendental_cycles, work
+from tvmopt_schedules.cpu.loops import (
+    PARALLEL_FLOPS,
+    PARALLEL_WORK,
+    transcendental_cycles,
+    work,
+)
 from tvmopt_schedules.cpu.prefetch import prefetch
 from tvmopt_schedules.prediction import Prediction, operand_bytes, parallel_pieces, predict
 
 PARTITION = "pragma_loop_partition_hint"
-SERIAL_FLOPS = 1 << 20
-"""Kernels of fewer operations take less time than waking the thread pool."""
 
 FAR = 8
 """Weights larger than this part of the level-2 cache are not in it when their layer begins.
@@ -101,7 +104,7 @@ class Conv2d(GuardedRule):
         loops = self._schedule_tile(sch, anchor, by_rows=by_rows)
         for name in kernel.before:
             self._schedule_pad(sch, sch.get_sblock(name), outer if chunk.by_chunk else None)
-        if shape.flops * self.machine.lanes >= SERIAL_FLOPS:
+        if shape.flops * self.machine.lanes >= PARALLEL_FLOPS:
             parallel = [image, outer] if chunk.by_chunk else [image, outer, channel_outer]
             sch.parallel(sch.fuse(*parallel))
         schedule_moves(sch, moves, self.machine)

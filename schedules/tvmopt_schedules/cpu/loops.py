@@ -13,12 +13,18 @@ from tvmopt_schedules.cpu.conditions import conditions
 from tvmopt_schedules.cpu.machine import Machine
 from tvmopt_schedules.cpu.terms import substitute, variables
 
-PARALLEL_WORK = 64 * 1024
+PARALLEL_WORK = 8 * 1024
 """Weighted operations (see `work`) under which a kernel stays on one core.
 
-Measured with TVM's thread pool: a launch takes 1-2 us while its workers still spin, and more once
-they sleep; one core adds 64 Ki numbers in 7 us.
+From launch to join, a parallel region of TVM's pool takes 0.9 us while its workers spin, as they do
+between the kernels of a run (`tvmopt doctor` measures it); one core adds 8 Ki numbers in 0.9 us. A
+kernel that breaks even is cut all the same: on one core, it would read half of its operands from
+the other's cache, at 33 GB/s instead of 117. With 8 times as much (here and in `PARALLEL_FLOPS`),
+two threads take 4 % longer for MobileNetV2, 7 % for MobileNetV3-small and 2 % for EfficientNet-B0.
 """
+
+PARALLEL_FLOPS = 16 * PARALLEL_WORK
+"""The same for sums of products, of which a core makes more than 100 in a nanosecond."""
 
 NOT_LEGAL = (ScheduleError, RuntimeError, ValueError)
 """What TVM raises where a schedule primitive does not apply."""

@@ -7,15 +7,12 @@ from tvmopt_schedules.cpu.blocks import find_anchor
 from tvmopt_schedules.cpu.compute.matmul import MATMUL_PACKED
 from tvmopt_schedules.cpu.epilogue import product_and_epilogue
 from tvmopt_schedules.cpu.guarded_rule import GuardedRule
-from tvmopt_schedules.cpu.loops import transcendental_cycles
+from tvmopt_schedules.cpu.loops import PARALLEL_FLOPS, transcendental_cycles
 from tvmopt_schedules.cpu.panel_prefetch import prefetch_next_panel
 from tvmopt_schedules.cpu.register_tile import RegisterTile, matmul_cycles, register_tile
 from tvmopt_schedules.prediction import Prediction, operand_bytes, parallel_pieces, predict
 
 PARTITION = "pragma_loop_partition_hint"
-
-PARALLEL_FLOPS = 1_000_000
-"""Under this many, about 10 us of one core, waking the thread pool costs more than it brings."""
 
 _FEWEST_TILES = 2
 """A panel for one tile of rows is a stream that hardware follows; fetching ahead cost it 10 %."""
