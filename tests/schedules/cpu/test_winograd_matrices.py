@@ -104,3 +104,9 @@ def test_two_cores_share_what_one_would_do_alone() -> None:
     few = plan(machine, _shape(4, 512, 14))
     assert few.pieces > 1
     assert few.busiest < 0.7 * few.cycles
+
+
+def test_weights_from_memory_speak_for_the_smaller_squares() -> None:
+    costs = {tile: plan(AVX512, _shape(tile, 512, 14)).cycles for tile in (2, 4)}
+    assert costs[2] < costs[4]
+    assert costs[2] < direct_cycles(AVX512, _shape(2, 512, 14))
