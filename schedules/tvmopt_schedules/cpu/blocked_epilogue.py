@@ -115,14 +115,21 @@ def _innermost_indices(block: s_tir.SBlock, buffer: Any) -> list[Any]:
     return found
 
 
-def store_tile(sch: s_tir.Schedule, last: SBlockRV, tile: tuple[LoopRV, ...], lane: LoopRV) -> None:
+def store_tile(
+    sch: s_tir.Schedule,
+    last: SBlockRV,
+    tile: tuple[LoopRV, ...],
+    lane: LoopRV,
+    *,
+    straight: bool = False,
+) -> None:
     """Schedules the inner loops of the last block, over the results that registers hold.
 
     They become straight code, unless the epilogue has an `exp` or the like: some dozen copies of a
-    polynomial cost more to compile than loops cost to run.
+    polynomial cost more to compile than loops cost to run. `straight` has it so in any case.
     """
     sch.vectorize(lane)
-    if calls(sch.get(last)) == 0:
+    if straight or calls(sch.get(last)) == 0:
         for loop in tile:
             sch.unroll(loop)
 

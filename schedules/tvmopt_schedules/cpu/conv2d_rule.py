@@ -20,6 +20,7 @@ from tvmopt_schedules.cpu.loops import (
     transcendental_cycles,
     work,
 )
+from tvmopt_schedules.cpu.pairs import PAIR_DTYPE
 from tvmopt_schedules.cpu.prefetch import prefetch
 from tvmopt_schedules.prediction import Prediction, operand_bytes, parallel_pieces, predict
 
@@ -100,7 +101,10 @@ class Conv2d(GuardedRule):
                 sch.annotate(loop, PARTITION, 1)
 
         sch.compute_at(anchor, pixel_outer, preserve_unit_loops=True)
-        store_tile(sch, last, (block, *order[order.index(block) + 1 :]), lane)
+        # LLVM leaves the stores of accumulators that a loop indexes in the reduction's innermost
+        # loop when they come from `vdpbf16ps`: 130 GFLOP/s instead of 410.
+        paired = sch.get(anchor).reads[-1].source.dtype == PAIR_DTYPE
+        store_tile(sch, last, (block, *order[order.index(block) + 1 :]), lane, straight=paired)
         loops = self._schedule_tile(sch, anchor, by_rows=by_rows)
         for name in kernel.before:
             self._schedule_pad(sch, sch.get_sblock(name), outer if chunk.by_chunk else None)
