@@ -49,6 +49,7 @@ class Layer:
         weight_bytes: the part of it that is constants.
         predicted_cycles: what the schedule's cost model expects of one core; 0 where it has none.
         pieces: equal parts that cores share; 1 where one core does all.
+        products: the type of the operands that it multiplies, which decides how fast it can be.
     """
 
     kernel: str
@@ -62,6 +63,7 @@ class Layer:
     weight_bytes: int = 0
     predicted_cycles: float = 0.0
     pieces: int = 1
+    products: str = "float32"
 
 
 @dataclass

@@ -121,3 +121,18 @@ def test_reading_from_a_cache_is_faster_than_from_memory(small_package):
     near, far = (read_gbytes_per_s(target, size, 1) for size in (256 << 10, 256 << 20))
     assert 0 < far < near
     assert read_gbytes_per_s(target, 200 << 10, 1) == near
+
+
+def test_the_roofline_of_bfloat16_products_is_the_peak_for_them(small_package):
+    peak = CorePeak(200.0, 1.0, 400.0)
+    limits = Limits(small_package, peak, 1)
+    layer = Layer("k", ("n",), "matmul", "rule", "", 4_000_000, 0, (), products="bfloat16")
+    assert limits.roofline_us(layer) == pytest.approx(10.0)
+    assert limits.roofline_us(replace(layer, products="float32")) == pytest.approx(20.0)
+    assert CorePeak(200.0, 1.0).of("bfloat16") == 200.0  # no instruction for them
+
+
+def test_the_peak_for_bfloat16_is_measured_where_the_cpu_has_it(small_package):
+    peak = core_peak(small_package.manifest.target)
+    has_it = "avx512bf16" in small_package.manifest.target.isa
+    assert (peak.bfloat16_gflops > 0) == has_it

@@ -9,7 +9,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvmopt import CompileContext, CompileRequest, ModelSource, Pass
+from tvmopt import CompileContext, CompileRequest, Layer, ModelSource, Pass
 from tvmopt.compiler.build import build
 from tvmopt_plugins.fuse import Fuse
 from tvmopt_plugins.lower import Legalize
@@ -30,6 +30,7 @@ class Compiled:
     kernels: int
     executable: Any
     weights: Any
+    layers: list[Layer]
 
 
 def compile_relax(
@@ -76,6 +77,7 @@ def compile_relax(
         len(ctx.report.layers),
         machine,
         bundle,
+        list(ctx.report.layers),
     )
 
 

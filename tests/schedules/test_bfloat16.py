@@ -57,6 +57,10 @@ def test_matmul_with_a_constant_weight(device: str, rows: int, depth: int, colum
     _check(made, [x], _wide(x) @ _wide(w), depth)
     assert "matmul-packed" in made.rules
     assert ("vdpbf16ps" in made.assembly) == (device == "x86-bf16")
+    (layer,) = (layer for layer in made.layers if layer.schedule == "matmul-packed")
+    assert layer.products == ("bfloat16" if device == "x86-bf16" else "float32")
+    # Two operations a product; the last panel, of at most 8 vectors of 16, is computed in full.
+    assert 2 * rows * depth * columns <= layer.flops < 2 * rows * depth * (columns + 8 * 16)
 
 
 def test_matmul_of_activations(device: str) -> None:

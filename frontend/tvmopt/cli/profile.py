@@ -84,11 +84,18 @@ def _show(result: "Profile", *, slowest_first: bool) -> None:
             ("between", f"{result.overhead_us / 1000:.3f} ms"),
             ("whole model", f"{result.total_us / 1000:.3f} ms"),
             ("roofline", f"{result.roofline_us / 1000:.3f} ms"),
-            ("peak of a core", f"{result.peak.gflops:.0f} GFLOP/s float32"),
+            ("peak of a core", _peak(result)),
             ("copying, a core", f"{result.peak.gbytes_per_s:.1f} GB/s"),
         ]
     )
     click.echo(_worst(result))
+
+
+def _peak(result: "Profile") -> str:
+    peak = f"{result.peak.gflops:.0f} GFLOP/s float32"
+    if result.peak.bfloat16_gflops:
+        peak += f", {result.peak.bfloat16_gflops:.0f} bfloat16"
+    return peak
 
 
 def _row(row: "LayerTime") -> tuple[str, ...]:

@@ -118,7 +118,7 @@ def _bits(expr: Any) -> Any:
     match expr:
         case tirx.Cast():
             value = expr.value.astype(_vector("float32", lanes))
-            return ir.Call(_round_operator(), [value], ret_ty=kind)
+            return ir.Call(_operator(_ROUND), [value], ret_ty=kind)
         case tirx.FloatImm():
             return tirx.const(int(np.array(expr.value, "float32").view("uint32")) >> 16, "uint16")
         case tirx.Select():
@@ -135,13 +135,18 @@ def _bits(expr: Any) -> Any:
             return tirx.reinterpret(kind, expr)
 
 
-def _round_operator() -> ir.Op:
+def dot_pairs(a: Any, b: Any) -> Any:
+    """The sum of the products of two pairs of bfloat16, as float32."""
+    return ir.Call(_operator(DOT_PAIRS), [a, b], ret_ty="float32")
+
+
+def _operator(name: str) -> ir.Op:
     names: Any = ir.Op.list_op_names()
-    if _ROUND not in {str(name) for name in names}:
-        ir.register_op_attr(_ROUND, "TVectorizable", True)  # noqa: FBT003 - TVM's signature
-        ir.register_op_attr(_ROUND, "TCallEffectKind", 1)  # CallEffectKind::kPure
-        ir.register_op_attr(_ROUND, "TScriptPrinterName", _ROUND)
-    return ir.Op.get(_ROUND)
+    if name not in {str(one) for one in names}:
+        ir.register_op_attr(name, "TVectorizable", True)  # noqa: FBT003 - TVM's signature
+        ir.register_op_attr(name, "TCallEffectKind", 1)  # CallEffectKind::kPure
+        ir.register_op_attr(name, "TScriptPrinterName", name)
+    return ir.Op.get(name)
 
 
 def lower_bfloat16(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:

@@ -10,8 +10,9 @@ import numpy as np
 import tvm
 from tvm.script import tirx as T  # noqa: N812 - TVMScript's own name
 
-from tvmopt.compiler.executor import Tensor
+from tvmopt.compiler.bfloat16 import dot_pairs
 from tvmopt.compiler.manifest import PackageTarget
+from tvmopt.compiler.tir_pipeline import TIR_PIPELINE
 
 _CHAINS = 12
 """Independent multiply-adds: 2 units times a latency of 4 or 5 cycles; they fit 16 registers."""
@@ -21,10 +22,22 @@ _COPY_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class CorePeak:
-    """Float32 multiply-adds in GFLOP/s and memory traffic (read plus written) in GB/s."""
+    """Multiply-adds in GFLOP/s and memory traffic (read plus written) in GB/s.
+
+    Attributes:
+        gflops: of float32.
+        gbytes_per_s: of copying.
+        bfloat16_gflops: of products of bfloat16 added up in float32, by the instruction for them;
+            0 where the target has none.
+    """
 
     gflops: float
     gbytes_per_s: float
+    bfloat16_gflops: float = 0.0
+
+    def of(self, products: str) -> float:
+        """The peak for operands of a type, such as `Layer.products`."""
+        return (self.bfloat16_gflops if products == "bfloat16" else 0.0) or self.gflops
 
 
 _measured: dict[str, CorePeak] = {}
@@ -34,19 +47,28 @@ def core_peak(target: PackageTarget) -> CorePeak:
     """Measures the core that this thread runs on, once per target and process; takes 0.3 s."""
     key = str(target.tvm)
     if key not in _measured:
-        _measured[key] = CorePeak(_fma_gflops(target), _copy_gbytes_per_s())
+        lanes = vector_lanes(target.isa)
+        flops = 2 * _STEPS * _CHAINS * lanes
+        one = np.ones(lanes, np.float32)
+        numbers = _multiply_add(lanes, "float32", lambda total, a: a * total + a)
+        gflops = flops / _seconds(target, numbers, one / 2)
+        pairs = 0.0
+        if "avx512bf16" in target.isa:
+            products = _multiply_add(lanes, "int32", lambda total, a: total + dot_pairs(a, a))
+            pairs = 2 * flops / _seconds(target, products, np.zeros(lanes, np.int32))
+        _measured[key] = CorePeak(gflops / 1e9, _copy_gbytes_per_s(), pairs / 1e9)
     return _measured[key]
 
 
-def _fma_gflops(target: PackageTarget) -> float:
-    lanes = vector_lanes(target.isa)
+def _seconds(target: PackageTarget, func: Any, operand: Any) -> float:
+    """The time of one call of a kernel that multiplies and adds."""
     spec = {key: value for key, value in target.tvm.items() if key not in ("tag", "keys")}
-    module = tvm.IRModule({"multiply_add": _multiply_add(lanes)})
-    kernel = tvm.compile(module, target=tvm.target.Target(spec))["multiply_add"]
-    factor, summand = _filled(lanes, 0.5), _filled(lanes, 1.0)
-    result = tvm.runtime.empty((_CHAINS * lanes,), "float32")
-    seconds = _fastest(lambda: kernel(factor, summand, result), 30)
-    return 2 * _STEPS * _CHAINS * lanes / seconds / 1e9
+    module = tvm.IRModule({"multiply_add": func})
+    built = tvm.compile(module, target=tvm.target.Target(spec), tir_pipeline=TIR_PIPELINE)
+    kernel = built["multiply_add"]
+    given = tvm.runtime.tensor(operand)
+    result = tvm.runtime.empty((_CHAINS * len(operand),), "float32")
+    return _fastest(lambda: kernel(given, result), 30)
 
 
 @cache
@@ -71,18 +93,13 @@ def _fastest(run: Callable[[], object], times: int) -> float:
     return best
 
 
-def _filled(size: int, value: float) -> Tensor:
-    return tvm.runtime.tensor(np.full(size, value, np.float32))
-
-
-def _multiply_add(lanes: int) -> Any:
-    """`acc[r] = acc[r] * factor + summand` over and over, for registers `r` that do not depend."""
+def _multiply_add(lanes: int, dtype: str, step: Callable[[Any, Any], Any]) -> Any:
+    """`acc[r] = step(acc[r], operand)` over and over, for registers `r` that do not depend."""
     chains, steps = _CHAINS, _STEPS
 
     @T.prim_func(s_tir=True, private=False)
     def multiply_add(
-        factor: T.Buffer((lanes,), "float32"),  # pyright: ignore[reportInvalidTypeForm]
-        summand: T.Buffer((lanes,), "float32"),  # pyright: ignore[reportInvalidTypeForm]
+        operand: T.Buffer((lanes,), dtype),  # pyright: ignore[reportInvalidTypeForm]
         result: T.Buffer((chains * lanes,), "float32"),  # pyright: ignore[reportInvalidTypeForm]
     ):
         # Without `noalias` the registers are written back at each step.
@@ -92,14 +109,12 @@ def _multiply_add(lanes: int) -> Any:
             for r in T.serial(chains):
                 for lane in T.vectorized(lanes):
                     with T.sblock("init"):
-                        acc[r * lanes + lane] = summand[lane]
+                        acc[r * lanes + lane] = T.float32(0)
             for _ in T.serial(steps):
                 for r in T.unroll(chains):
                     for lane in T.vectorized(lanes):
                         with T.sblock("update"):
-                            acc[r * lanes + lane] = (
-                                acc[r * lanes + lane] * factor[lane] + summand[lane]
-                            )
+                            acc[r * lanes + lane] = step(acc[r * lanes + lane], operand[lane])
             for r in T.serial(chains):
                 for lane in T.vectorized(lanes):
                     with T.sblock("store"):

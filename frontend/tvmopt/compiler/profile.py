@@ -28,7 +28,8 @@ class LayerTime:
         time_us: median over the runs, in microseconds.
         share: part of all layers' time, from 0 to 1.
         gflops: floating-point operations per nanosecond; 0 for pure data movement.
-        peak_share: `gflops` over the measured peak of the cores used, from 0 to 1.
+        peak_share: `gflops` over the measured peak of the cores used, for the type of the
+            operands, from 0 to 1.
         gbytes_per_s: bytes of its inputs and outputs per nanosecond, caches included.
         roofline_us: the least time that the machine's measured peaks allow.
         predicted_us: what the schedule's cost model expects; None where it has no prediction.
@@ -115,6 +116,7 @@ class Profile:
             "worst": [list(row.layer.nodes) for row in self.worst()],
             "threads": self.threads,
             "core_peak_gflops": self.peak.gflops,
+            "core_peak_bfloat16_gflops": self.peak.bfloat16_gflops,
             "core_copy_gbytes_per_s": self.peak.gbytes_per_s,
             "layers": rows,
         }
@@ -207,15 +209,18 @@ class Limits:
         self._threads = threads
         self._weight_bytes = sum(layer.weight_bytes for layer in package.report.layers)
         self._flops_per_cycle = package.report.flops_per_cycle
-        self._core_gflops = peak.gflops
-        self.gflops = peak.gflops * threads
+        self._peak = peak
 
     def roofline_us(self, layer: Layer) -> float:
         """The least time of a layer in microseconds."""
         activation_bytes = layer.bytes_moved - layer.weight_bytes
         moving_ns = layer.weight_bytes / self._rate(self._weight_bytes)
         moving_ns += activation_bytes / self._rate(activation_bytes)
-        return max(layer.flops / self.gflops, moving_ns) / 1000
+        return max(layer.flops / self.gflops(layer), moving_ns) / 1000
+
+    def gflops(self, layer: Layer) -> float:
+        """The peak of the cores used."""
+        return self._peak.of(layer.products) * self._threads
 
     def predicted_us(self, layer: Layer) -> float | None:
         """The prediction in microseconds; None where there is none.
@@ -225,7 +230,7 @@ class Limits:
         if not layer.predicted_cycles or not self._flops_per_cycle:
             return None
         busiest = -(-layer.pieces // self._threads) / layer.pieces
-        cycles_per_ns = self._core_gflops / self._flops_per_cycle
+        cycles_per_ns = self._peak.gflops / self._flops_per_cycle
         return layer.predicted_cycles * busiest / cycles_per_ns / 1000
 
     def _rate(self, size_bytes: int) -> float:
@@ -241,7 +246,7 @@ def _row(layer: Layer, time_us: float, total_us: float, limits: Limits) -> Layer
         time_us,
         time_us / total_us,
         gflops,
-        gflops / limits.gflops,
+        gflops / limits.gflops(layer),
         layer.bytes_moved * per_ns,
         limits.roofline_us(layer),
         limits.predicted_us(layer),

@@ -11,6 +11,8 @@ from tvm.s_tir.analysis import estimate_tir_flops
 from tvm.s_tir.dlight import ScheduleRule
 
 from tvmopt import CompileContext, Layer
+from tvmopt_schedules.cpu.machine import Machine
+from tvmopt_schedules.cpu.pairs import has_pairs, in_float32, multiplies_pairs
 from tvmopt_schedules.prediction import FLOPS, Prediction, prediction_of, touched_bytes
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class _Chosen:
         flops: floating-point operations of one call.
         touched: bytes that it reads or writes of each operand.
         prediction: what its schedule expects.
+        products: the type of the operands that it multiplies.
     """
 
     rule: str
@@ -36,6 +39,7 @@ class _Chosen:
     flops: int
     touched: list[int]
     prediction: Prediction | None = None
+    products: str = "float32"
 
 
 def schedule(mod: tvm.IRModule, source: "SchedulePass", ctx: CompileContext) -> tvm.IRModule:
@@ -44,6 +48,7 @@ def schedule(mod: tvm.IRModule, source: "SchedulePass", ctx: CompileContext) -> 
     Each kernel is scheduled once, however often `main` calls it.
     """
     rules = ctx.request.backend.schedule_rules()
+    has_instruction = multiplies_pairs(Machine.of(ctx.request.backend.capabilities))
     chosen: dict[str, _Chosen] = {}
     scheduled: dict[tvm.ir.GlobalVar, tirx.PrimFunc] = {}
     for var, func in mod.functions_items():
@@ -57,7 +62,10 @@ def schedule(mod: tvm.IRModule, source: "SchedulePass", ctx: CompileContext) -> 
             continue
         flops = int((made.attrs or {}).get(FLOPS, flops))
         fallback = "no specific rule takes it" if getattr(rule, "fallback", False) else ""
-        chosen[var.name_hint] = _Chosen(_name(rule), fallback, flops, touched, prediction_of(made))
+        products = "bfloat16" if has_instruction and has_pairs(func) else "float32"
+        chosen[var.name_hint] = _Chosen(
+            _name(rule), fallback, flops, touched, prediction_of(made), products
+        )
         for key, value in (func.attrs or {}).items():
             made = made.with_attr(key, value)
         scheduled[var] = made.with_attr(SCHEDULED, True)  # noqa: FBT003 - TVM's signature
@@ -90,7 +98,7 @@ def _name(rule: ScheduleRule | None) -> str:
 def _flops(func: tirx.PrimFunc) -> int:
     """Floating-point operations of one call; 0 where TVM cannot tell."""
     try:
-        return int(estimate_tir_flops(tvm.IRModule({"main": func})))
+        return int(estimate_tir_flops(tvm.IRModule({"main": in_float32(func)})))
     except tvm.error.InternalError:
         return 0
 
@@ -124,6 +132,7 @@ def _layers(mod: tvm.IRModule, chosen: dict[str, _Chosen]) -> list[Layer]:
                     weight_bytes=weight_bytes,
                     predicted_cycles=prediction.cycles,
                     pieces=prediction.pieces,
+                    products=one.products,
                 )
             )
     return layers

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import ir, te, tirx
 
 from tvmopt_schedules.cpu.machine import Machine
@@ -52,6 +53,33 @@ def pair(low: Any, high: Any) -> Any:
 def multiplies_pairs(machine: Machine) -> bool:
     """Whether the machine has an instruction for `DOT_PAIRS`."""
     return "avx512bf16" in machine.features
+
+
+def has_pairs(func: tirx.PrimFunc) -> bool:
+    """Whether the kernel multiplies pairs."""
+    found: list[Any] = []
+
+    def note(call: ir.Call) -> None:
+        if call.op == _operator(DOT_PAIRS):
+            found.append(call)
+
+    tvm_ffi.structural_walk(func.body, [(ir.Call, note)])
+    return bool(found)
+
+
+def in_float32(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """The kernel with as many float32 operations instead of each product of pairs.
+
+    It computes something else: TVM counts the operations of an expression, not of a placeholder.
+    """
+
+    def expand(call: ir.Call) -> Any:
+        if call.op != _operator(DOT_PAIRS):
+            return call
+        a, b = (tirx.Cast("float32", operand) for operand in call.args)
+        return a * b + b * a
+
+    return func.with_body(tvm_ffi.structural_map(func.body, (ir.Call, expand)))
 
 
 def pair_planes(data: te.Tensor) -> te.Tensor:
