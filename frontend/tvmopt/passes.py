@@ -40,6 +40,7 @@ DEFAULT_PASSES = (
     "pack-matmul",
     "legalize",
     "fuse",
+    "share-buffers",
     "schedule",
 )
 """The passes that every compilation runs unless it is told otherwise, in this order."""

@@ -1,7 +1,7 @@
 """Relax operators become calls of PrimFuncs."""
 
 import tvm
-from tvm import relax
+from tvm import relax, topi
 
 from tvmopt import CompileContext
 from tvmopt.rewriting import Graph, is_op, rebuild
@@ -9,7 +9,7 @@ from tvmopt.rewriting import Graph, is_op, rebuild
 
 def legalize(mod: tvm.IRModule, ctx: CompileContext) -> tvm.IRModule:
     """Lowers every operator, by the backend's definitions where it has some, else by TVM's."""
-    definitions = dict(ctx.request.backend.legalizations())
+    definitions = {"relax.concat": _concat, **ctx.request.backend.legalizations()}
     mod = rebuild(mod, slice_instead_of_split)
     return tvm.transform.Sequential(
         [
@@ -20,6 +20,21 @@ def legalize(mod: tvm.IRModule, ctx: CompileContext) -> tvm.IRModule:
             relax.transform.DeadCodeElimination(),
         ]
     )(mod)
+
+
+def _concat(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """TVM's legalization; the kernel tells its axis to passes that avoid it."""
+    parts, axis = call.args[0], call.attrs.axis
+    if not isinstance(parts, relax.Tuple) or axis is None:
+        return call.op.get_attr("FLegalize")(bb, call)
+    axis = int(axis) % call.ty.ndim
+    return bb.call_te(
+        topi.concatenate,
+        list(parts.fields),
+        axis,
+        primfunc_name_hint="concatenate",
+        primfunc_attrs={"tvmopt.joined_axis": axis},
+    )
 
 
 def slice_instead_of_split(value: relax.Expr, graph: Graph) -> relax.Expr | None:

@@ -105,11 +105,11 @@ def _flops(func: tirx.PrimFunc) -> int:
 
 def _layers(mod: tvm.IRModule, chosen: dict[str, _Chosen]) -> list[Layer]:
     layers: list[Layer] = []
-    call_tir = tvm.ir.Op.get("relax.call_tir")
+    calls = [tvm.ir.Op.get(f"relax.{name}") for name in ("call_tir", "call_tir_inplace")]
     for block in mod["main"].body.blocks:
         for binding in block.bindings:
             call = binding.value
-            if not isinstance(call, relax.Call) or call.op != call_tir:
+            if not isinstance(call, relax.Call) or call.op not in calls:
                 continue
             kernel = call.args[0].name_hint
             one = chosen[kernel]
