@@ -1,4 +1,4 @@
-"""Memory instead of copies: concatenations are written in place, and contiguous slices are views."""
+"""Concatenations that are written in place, and contiguous slices that are views: no copies."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar

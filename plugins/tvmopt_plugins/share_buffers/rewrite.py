@@ -22,9 +22,7 @@ ALIGNMENT = 64  # bytes: kernels load and store vectors as aligned ones
 JOINED_AXIS = "tvmopt.joined_axis"  # of the kernel of a concatenation
 
 
-def share_buffers(
-    mod: tvm.IRModule, source: "ShareBuffers", ctx: CompileContext
-) -> tvm.IRModule:
+def share_buffers(mod: tvm.IRModule, source: "ShareBuffers", ctx: CompileContext) -> tvm.IRModule:
     """Places the parts of concatenations, and makes lone contiguous slices views."""
     reader = _Reader(mod)
     made = place(reader.values, ALIGNMENT)
@@ -82,7 +80,9 @@ class _Reader:
         escaping = set(relax.analysis.free_vars(main.body.body))
         for block in main.body.blocks:
             if isinstance(block, relax.DataflowBlock):
-                outputs = (b.var for b in block.bindings if not isinstance(b.var, relax.DataflowVar))
+                outputs = (
+                    b.var for b in block.bindings if not isinstance(b.var, relax.DataflowVar)
+                )
                 escaping.update(outputs)
         for binding in reversed(self.bindings):
             if binding.var in escaping and self._kernel(binding) is None:
@@ -156,7 +156,7 @@ def _flat(indices: Any, shape: Any) -> Any:
 
 @relax.expr_functor.mutator
 class _Writer(relax.PyExprMutator):
-    """Puts buffers in front of the first kernel that writes to them, and views where they are read."""
+    """Puts a buffer in front of the first kernel that writes to it, and views where it is read."""
 
     def __init__(self, mod: tvm.IRModule, reader: _Reader, made: Placement) -> None:
         super().__init__(mod)
@@ -171,7 +171,10 @@ class _Writer(relax.PyExprMutator):
         return _without_unused_kernels(self.builder_.get())
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
-        index = self.reader.number[binding.var]
+        index = self.reader.number.get(binding.var)
+        if index is None:  # in a branch
+            super().visit_var_binding_(binding)
+            return
         value = self.reader.values[index]
         if value.piece_of is not None and self.reader.is_kernel(index):
             source = self.visit_expr(binding.value.args[1].fields[0])
@@ -220,9 +223,7 @@ class _Writer(relax.PyExprMutator):
     ) -> relax.Call:
         """The call of a kernel with the place for its result as its last operand."""
         operands = [*operands, self._piece(home, like)]
-        return relax.op.call_tir_inplace(
-            kernel, relax.Tuple(operands), len(operands) - 1, like.ty
-        )
+        return relax.op.call_tir_inplace(kernel, relax.Tuple(operands), len(operands) - 1, like.ty)
 
     def _piece(self, piece: Piece, like: relax.Expr) -> relax.Expr:
         """A piece of a buffer with the type of `like`."""
