@@ -9,6 +9,7 @@ import pytest
 import tvm
 from tvm import relax
 
+from tvmopt.compiler.build import build
 from tvmopt.compiler.executor import as_numpy, as_tensor
 from tvmopt.compiler.linking import export_library
 from tvmopt.compiler.runtime import empty
@@ -50,7 +51,7 @@ def test_a_function_of_tvms_python_sources_is_found(tmp_path):
         call = relax.call_pure_packed("relax.run.nonzero", x, ty_args=[any_int64])
         block.emit_func_output(block.emit(call))
     library = tmp_path / "library.so"
-    export_library(tvm.compile(block.get(), tvm.target.Target({"kind": "llvm"})), library)
+    export_library(build(block.get(), tvm.target.Target({"kind": "llvm"})).executable, library)
     code = (
         "import sys; from pathlib import Path; import numpy as np; "
         "from tvmopt.compiler.executor import as_numpy, as_tensor; "

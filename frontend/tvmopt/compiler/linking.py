@@ -7,11 +7,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import tvm
 from tvm import relax
 
+from tvmopt.compiler.codegen import write_objects
 from tvmopt.errors import MissingPackageError, TvmoptError
 
 _COMPILERS = ("cc", "gcc", "clang")
@@ -29,18 +31,24 @@ def export_library(executable: relax.VMExecutable, path: Path) -> None:
         TvmoptError: the linker failed.
     """
     command = find_linker()
-    folder = str(path.parent)
+    module = executable.mod
+    compiled = [one for one in _imported(module) if one.is_compilation_exportable()]
+    objects = write_objects(compiled, path.parent)
+    # The bytecode of the VM, as data.
+    pack = tvm.get_global_func("runtime.ModulePackImportsToLLVM")
+    bytecode = path.parent / "bytecode.o"
+    pack(module, False, compiled[0]["_get_target_string"](), "").write_to_file(str(bytecode))  # noqa: FBT003 - TVM's signature
+    # -s: half the size; kernels are found by the dynamic symbols, which stay.
+    run = [*command, "-shared", "-s", "-o", str(path), *map(str, objects), str(bytecode)]
+    environment = {**os.environ, "TMPDIR": str(path.parent)}
+    done = subprocess.run(run, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        raise _link_error(command[0], done.stderr or done.stdout, path.parent)
 
-    def link(output: str, objects: Sequence[str], _options: object = None, **_more: object) -> None:
-        # -s: half the size; kernels are found by the dynamic symbols, which stay.
-        run = [*command, "-shared", "-s", "-o", output, *objects]
-        done = subprocess.run(
-            run, capture_output=True, text=True, check=False, env={**os.environ, "TMPDIR": folder}
-        )
-        if done.returncode:
-            raise _link_error(command[0], done.stderr or done.stdout, path.parent)
 
-    executable.export_library(str(path), fcompile=link, workspace_dir=folder)
+def _imported(module: Any) -> list[Any]:
+    """All modules that `module` imports, also by way of others."""
+    return [found for one in module.imports for found in (one, *_imported(one))]
 
 
 def _link_error(program: str, output: str, folder: Path) -> TvmoptError:
