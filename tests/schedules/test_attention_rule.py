@@ -61,6 +61,12 @@ def test_tails_of_rows_keys_and_columns(device: str, tokens: int, depth: int) ->
     _check(device, *(_data(1, tokens, 3, depth, seed=seed) for seed in range(3)))
 
 
+@pytest.mark.parametrize("keys", [3, 5, 13])
+def test_fewer_keys_than_lanes(device: str, keys: int) -> None:
+    shapes = ((2, 4, 3, 20), (2, keys, 3, 20), (2, keys, 3, 20))
+    _check(device, *(_data(*shape, seed=seed) for seed, shape in enumerate(shapes)))
+
+
 def test_one_query_looks_at_many_keys(device: str) -> None:
     _check(device, _data(2, 1, 2, 32), *(_data(2, 300, 2, 32, seed=seed) for seed in (1, 2)))
 

@@ -17,7 +17,8 @@ from tvmopt_schedules.cpu.terms import is_conditional, substitute, variables
 TRANSPOSE = "tvmopt.transpose"
 """Annotation of the outer of two serial loops around a block that stores transposed elements.
 
-The inner loop is as long as a vector, and the store is contiguous along it.
+The inner loop is as long as a vector or shorter, and the store is contiguous along it. Nests that
+do not move squares of 2, 4, 8 ... elements stay loops.
 """
 
 
@@ -50,7 +51,10 @@ def _transposed(loop: tirx.For) -> Any:
     store = substitute(block.body, values)
     lanes, depth = int(inner.extent), int(loop.extent)
     condition, load = _guarded_load(store.value)
-    if load is None or depth < lanes or not _is_transpose(store, load, loop, inner):
+    # Scheduling narrows the inner loop where there are fewer elements than lanes: blocks are only
+    # halved down to single elements in squares whose side is a power of two.
+    is_square = lanes & (lanes - 1) == 0 and depth >= lanes
+    if load is None or not is_square or not _is_transpose(store, load, loop, inner):
         return _plain(loop)
     steps = [_in_registers(store, load, loop.loop_var, inner.loop_var, lanes, depth // lanes)]
     if depth % lanes:
