@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from schedule_harness import Compiled, compile_relax
 from tvm import relax
 
 from tvmopt_plugins.layout import Layout
-from tvmopt_schedules.cpu.conv2d_tile import ConvShape, ConvTile, chunking, conv_tile
+from tvmopt_schedules.cpu.conv2d_tile import ConvShape, ConvTile, conv_tile, division
 from tvmopt_schedules.cpu.machine import Machine
 
 R = relax.op
@@ -108,6 +108,7 @@ PADDINGS = st.tuples(*[st.integers(0, 2)] * 4)
 )
 @example(case=Case(64, 64, 7, 7, padding=(1, 1, 1, 1)))
 @example(case=Case(70, 37, 17, 17, (1, 1)))
+@example(case=Case(64, 96, 14, 14, (1, 1)))
 def test_any_shape_is_convolved(device: str, case: Case) -> None:
     made = _check(device, case)
     assert "conv2d-nchwc" in made.rules
@@ -326,8 +327,32 @@ def test_common_layers_get_full_tiles() -> None:
 
 def test_chunks_stay_in_the_level_2_cache() -> None:
     large = ConvShape(224, 224, 4, 4, 576, 13 << 20, 147 << 10, 1)
-    chunk = chunking(AVX512, large, ConvTile(1, 14, 2))
+    _, chunk = division(AVX512, large)
     assert (13 << 20) * chunk.size / 224 <= AVX512.l2_bytes / 2
     assert chunk.by_chunk
     heavy = ConvShape(7, 7, 32, 32, 4608, 166 << 10, 9 << 20, 1)
-    assert chunking(AVX512, heavy, ConvTile(2, 7, 2)).size == 7
+    assert division(AVX512, heavy)[1].size == 7
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        # MobileNetV2: no 196 pixels are an even number of chunks of whole tiles, 9 blocks of
+        # channels are three tiles; ResNet: 7 rows.
+        ConvShape(1, 196, 6, 6, 576, 196 * 576 * 4, 576 * 96 * 4, 1),
+        ConvShape(1, 3136, 9, 9, 24, 3136 * 32 * 4, 24 * 144 * 4, 1),
+        ConvShape(1, 49, 20, 20, 960, 49 * 960 * 4, 960 * 320 * 4, 1),
+        ConvShape(7, 7, 32, 32, 4608, 166 << 10, 9 << 20, 1),
+        ConvShape(14, 14, 16, 16, 2304, 256 << 10, 2304 << 10, 1),
+        ConvShape(7, 7, 6, 6, 576, 81 * 64 * 4, 576 * 96 * 4, 2),
+    ],
+)
+@pytest.mark.parametrize("cores", [2, 4])
+def test_cores_come_out_even(shape: ConvShape, cores: int) -> None:
+    tile, chunk = division(replace(AVX512, cores=cores), shape)
+    extent = shape.rows if shape.rows > 1 else shape.pixels
+    pieces = shape.images * extent // chunk.size
+    if not chunk.by_chunk:
+        pieces *= shape.out_blocks // tile.blocks
+    busiest = -(-pieces // cores)
+    assert busiest * cores <= 1.15 * pieces

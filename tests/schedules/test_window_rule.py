@@ -11,6 +11,7 @@ from schedule_harness import Compiled, compile_relax
 from tvm import relax
 
 from tvmopt_plugins.layout import Layout
+from tvmopt_schedules.cpu.window_rule import cut_for_cores
 
 R = relax.op
 SIDES = st.sampled_from([1, 3, 7, 8, 13, 16, 19, 30])
@@ -215,3 +216,21 @@ def test_a_row_of_results_stays_in_registers(device: str) -> None:
     register = "%zmm" if device == "x86-avx512" else "%ymm"
     products = [line for line in made.assembly.splitlines() if "vfmadd" in line]
     assert len([line for line in products if register in line]) >= 3 * 7
+
+
+@pytest.mark.parametrize(
+    ("images", "height", "blocks", "cores", "cut"),
+    [
+        (1, 14, 36, 2, (2, 36)),  # rows: half of them each
+        (1, 7, 60, 2, (1, 30)),  # 7 rows are not even: channels
+        (1, 1, 2, 2, (1, 1)),  # global pooling
+        (4, 14, 36, 2, (1, 36)),  # images
+        (1, 14, 36, 4, (1, 9)),
+        (1, 7, 3, 2, (1, 1)),  # nothing comes out even: the most pieces
+        (1, 14, 36, 1, (1, 36)),
+    ],
+)
+def test_cores_share_rows_where_they_come_out_even(
+    images: int, height: int, blocks: int, cores: int, cut: tuple[int, int]
+) -> None:
+    assert cut_for_cores(images, height, blocks, cores) == cut

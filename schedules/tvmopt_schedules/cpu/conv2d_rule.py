@@ -1,6 +1,6 @@
 """The schedule of convolutions on blocked channels, with everything that follows them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -11,7 +11,7 @@ from tvmopt_schedules.cpu.blocked_epilogue import close_kernel, schedule_moves, 
 from tvmopt_schedules.cpu.blocks import Kernel, find_anchor
 from tvmopt_schedules.cpu.compute.conv2d import CONV2D, CONV2D_PIXELS, GROUPS
 from tvmopt_schedules.cpu.conv2d_prefetch import epilogue_operands, next_pixels, next_weights
-from tvmopt_schedules.cpu.conv2d_tile import ConvShape, chunking, conv_cycles, conv_tile
+from tvmopt_schedules.cpu.conv2d_tile import ConvShape, conv_cycles, division
 from tvmopt_schedules.cpu.cost import once_cycles
 from tvmopt_schedules.cpu.guarded_rule import GuardedRule
 from tvmopt_schedules.cpu.loops import (
@@ -75,8 +75,8 @@ class Conv2d(GuardedRule):
     def _schedule(self, sch: s_tir.Schedule, kernel: Kernel, *, by_rows: bool) -> s_tir.Schedule:
         anchor = sch.get_sblock(kernel.anchor)
         shape = _shape(sch, anchor, by_rows=by_rows)
-        tile = conv_tile(self.machine, shape)
-        chunk = chunking(self.machine, shape, tile)
+        spread = shape.flops * self.machine.lanes >= PARALLEL_FLOPS
+        tile, chunk = division(self.machine if spread else replace(self.machine, cores=1), shape)
         last, moves = close_kernel(sch, kernel, pixels=not by_rows)
         epilogue = transcendental_cycles(sch, last, self.machine)
         result_bytes = prod(int(dim) for dim in sch.get(last).writes[0].source.shape) * 4
@@ -108,7 +108,7 @@ class Conv2d(GuardedRule):
         loops = self._schedule_tile(sch, anchor, by_rows=by_rows)
         for name in kernel.before:
             self._schedule_pad(sch, sch.get_sblock(name), outer if chunk.by_chunk else None)
-        if shape.flops * self.machine.lanes >= PARALLEL_FLOPS:
+        if spread:
             parallel = [image, outer] if chunk.by_chunk else [image, outer, channel_outer]
             sch.parallel(sch.fuse(*parallel))
         schedule_moves(sch, moves, self.machine)

@@ -1,13 +1,16 @@
 """How a convolution is cut: into register tiles, and into chunks that stay in the level-2 cache."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 from tvmopt_schedules.cpu.cost import (
     CALL_CYCLES,
+    exchange_cycles,
     once_cycles,
     parts,
     preference,
     rate_of,
+    stream_rate,
     tile_cycles,
     together,
     vector_bytes,
@@ -18,6 +21,7 @@ from tvmopt_schedules.cpu.machine import Machine
 _MOST_PIXELS = 28
 _MOST_BLOCKS = 8
 _LEAST_TILES = 6  # along the dimension that is cut into chunks
+_TILE_CHOICE = 1.15  # slower tiles than this, by what one core takes, are not looked at
 
 
 @dataclass(frozen=True)
@@ -67,14 +71,17 @@ def conv_tile(machine: Machine, shape: ConvShape) -> ConvTile:
 
     Pixels that remain at the end of a row get a tile of their own width.
     """
-    tiles = [
+    return min(_tiles(machine, shape), key=lambda tile: _order(machine, shape, tile))
+
+
+def _tiles(machine: Machine, shape: ConvShape) -> list[ConvTile]:
+    return [
         ConvTile(rows, pixels, blocks)
         for blocks in _divisors(shape.group_blocks)
         if blocks <= _MOST_BLOCKS
         for rows, pixels in _areas(shape)
         if rows * pixels * blocks + blocks + 1 <= machine.registers
     ]
-    return min(tiles, key=lambda tile: _order(machine, shape, tile))
 
 
 def _areas(shape: ConvShape) -> list[tuple[int, int]]:
@@ -137,8 +144,24 @@ class Chunking:
     by_chunk: bool
 
 
-def chunking(machine: Machine, shape: ConvShape, tile: ConvTile) -> Chunking:
-    """Chunks whose input stays in the level-2 cache while the weights go by.
+@cache
+def division(machine: Machine, shape: ConvShape) -> tuple[ConvTile, Chunking]:
+    """The register tile and the chunks with which the busiest core is done first.
+
+    Cores that share the chunks find their pixels in their own cache, as the kernel before is cut
+    the same way, and go through all weights; cores that share the channels have weights of their
+    own, and most pixels come from the others. Seven chunks for two cores cost a seventh more.
+    """
+    best, *others = sorted(_tiles(machine, shape), key=lambda tile: _order(machine, shape, tile))
+    limit = _TILE_CHOICE * _order(machine, shape, best)
+    near = [best, *(tile for tile in others if _order(machine, shape, tile) <= limit)]
+    options = [(tile, chunk) for tile in near for chunk in _chunkings(machine, shape, tile)]
+    # Of equal ones the best tile, which is the first, and its largest chunk.
+    return min(options, key=lambda option: busiest_cycles(machine, shape, *option))
+
+
+def _chunkings(machine: Machine, shape: ConvShape, tile: ConvTile) -> list[Chunking]:
+    """Chunks whose input stays in the level-2 cache while the weights go by, largest first.
 
     Weights that are larger than the cache are read once: there is one chunk.
     """
@@ -146,16 +169,36 @@ def chunking(machine: Machine, shape: ConvShape, tile: ConvTile) -> Chunking:
     grain = tile.rows if shape.rows > 1 else tile.pixels
     budget = machine.l2_bytes // 2
     if shape.weight_bytes > budget >= shape.input_bytes:
-        return Chunking(extent, by_chunk=False)
+        return [Chunking(extent, by_chunk=False)]
     # Smaller chunks read the weights too often and pad too many rows twice.
-    sizes = [s for s in _divisors(extent) if s % grain == 0 and s >= _LEAST_TILES * grain]
-    sizes = sizes or [extent]
+    sizes = [s for s in _divisors(extent) if s >= _LEAST_TILES * grain] or [extent]
     small = [s for s in sizes if shape.input_bytes * s // extent <= budget] or sizes[:1]
-    for size in reversed(small):
-        chunks = shape.images * (extent // size)
-        if chunks >= machine.cores and (chunks % machine.cores == 0 or chunks >= 4 * machine.cores):
-            return Chunking(size, by_chunk=True)
-    return Chunking(small[-1], by_chunk=False)
+    cut = [size for size in reversed(small) if shape.images * extent // size > 1]
+    spread = [Chunking(size, by_chunk=True) for size in cut] if machine.cores > 1 else []
+    return [*spread, *(Chunking(size, by_chunk=False) for size in reversed(small))]
+
+
+def busiest_cycles(machine: Machine, shape: ConvShape, tile: ConvTile, chunk: Chunking) -> float:
+    """Cycles until the last core is done; what all ways to cut have in common is left out."""
+    extent = shape.rows if shape.rows > 1 else shape.pixels
+    chunks = shape.images * (extent // chunk.size)
+    rows, pixels = (chunk.size, shape.pixels) if shape.rows > 1 else (1, chunk.size)
+    part = replace(shape, images=1, rows=rows, pixels=pixels)
+    rests = (part.pixels % tile.pixels > 0) + (part.rows % tile.rows > 0)
+    product = chunks * product_cycles(machine, part, tile)
+    product *= preference(tile.rows * tile.pixels, tile.blocks, rests=rests)
+
+    panels = shape.out_blocks // tile.blocks
+    pieces = chunks if chunk.by_chunk else chunks * panels
+    share = -(-pieces // machine.cores) / pieces
+    # How often a core goes through how much of the weights.
+    passes = -(-chunks // machine.cores) if chunk.by_chunk else chunks
+    weights = shape.weight_bytes if chunk.by_chunk else shape.weight_bytes * share
+    input_bytes = shape.input_bytes * chunk.size // extent
+    again = (passes - 1) * weights / stream_rate(machine, int(weights) + input_bytes)
+    traffic = weights_cycles(machine, int(weights)) + again
+    foreign = 0.0 if chunk.by_chunk else shape.images * shape.input_bytes
+    return together(share * product, traffic) + exchange_cycles(machine, foreign)
 
 
 def _divisors(number: int) -> list[int]:

@@ -42,13 +42,20 @@ class WindowNchwc(GuardedRule):
         image, channel, row, column, lane = sch.get_loops(last)
         width, height, blocks = (int(sch.get(loop).extent) for loop in (column, row, channel))
         columns = self._columns(width, window)
-        channels = max(c for c in range(1, 9) if blocks % c == 0 and c * columns <= max(columns, 8))
+        spread = work(sch, anchor) // self.machine.lanes >= PARALLEL_WORK
+        cores = self.machine.cores if spread else 1
+        parts, channels = cut_for_cores(int(sch.get(image).extent), height, blocks, cores)
+        channels = max(c for c in _divisors(channels) if c * columns <= max(columns, 8))
         channel_outer, channel_inner = sch.split(channel, [None, channels])
         column_outer, column_inner = sch.split(column, [None, columns])
+        part, row = sch.split(row, [parts, None])
         chunk = None
+        rows = [row]
         if kernel.before and not small:
-            chunk, row = sch.split(row, [None, self._rows(sch, kernel, channels, height)])
-        sch.reorder(channel_outer, row, column_outer, channel_inner, column_inner, lane)
+            fitting = self._rows(sch, kernel, channels, height, parts)
+            rows = list(sch.split(row, [None, fitting]))
+            chunk = rows[0]
+        sch.reorder(part, channel_outer, *rows, column_outer, channel_inner, column_inner, lane)
         sch.annotate(column_outer, PARTITION, 1)
         sch.compute_at(anchor, column_outer, preserve_unit_loops=True)
         store_tile(sch, last, (channel_inner, column_inner), lane)
@@ -62,8 +69,8 @@ class WindowNchwc(GuardedRule):
         if chunk is not None:
             for name in kernel.before:
                 _schedule_pad(sch, sch.get_sblock(name), chunk)
-        if work(sch, anchor) // self.machine.lanes >= PARALLEL_WORK:
-            sch.parallel(sch.fuse(image, channel_outer))
+        if spread:
+            sch.parallel(sch.fuse(image, part, channel_outer))
         schedule_moves(sch, moves, self.machine)
         sch.decompose_reduction(anchor, kh)
         return sch
@@ -77,14 +84,37 @@ class WindowNchwc(GuardedRule):
         widths = range(-(-most // 2), most + 1)
         return min(widths, key=lambda t: (-(-width // t), width % t != 0, -t))
 
-    def _rows(self, sch: s_tir.Schedule, kernel: Kernel, channels: int, height: int) -> int:
-        """Rows of results whose padded image stays in the level-2 cache."""
+    def _rows(
+        self, sch: s_tir.Schedule, kernel: Kernel, channels: int, height: int, parts: int
+    ) -> int:
+        """Rows of results, out of one of `parts`, whose padded image fits the level-2 cache."""
         pad = sch.get_sblock(kernel.before[-1])
         shape = [int(dim) for dim in sch.get(pad).writes[0].source.shape]
         plane_bytes = shape[2] * shape[3] * shape[4] * channels * 4
-        rows = [r for r in range(1, height + 1) if height % r == 0]
+        rows = _divisors(height // parts)
         fitting = [r for r in rows if plane_bytes * r // height <= self.machine.l2_bytes // 4]
-        return fitting[-1] if fitting else height
+        return fitting[-1] if fitting else rows[-1]
+
+
+def cut_for_cores(images: int, height: int, blocks: int, cores: int) -> tuple[int, int]:
+    """Into how many parts the rows of an image are cut, and the most blocks in one piece.
+
+    Rows where the cores come out even, as in the convolutions around: each core finds the rows that
+    it wrote in its own cache. Else, as with 7 rows, blocks of channels.
+
+    Returns:
+        Parts of the rows, and a divisor of `blocks` that leaves pieces for all cores.
+    """
+    if images % cores == 0:
+        return 1, blocks
+    if height % cores == 0:
+        return cores, blocks
+    even = [b for b in _divisors(blocks) if images * (blocks // b) % cores == 0]
+    return 1, (even or [1])[-1]
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
 
 
 def _schedule_pad(sch: s_tir.Schedule, pad: SBlockRV, chunk: LoopRV) -> None:

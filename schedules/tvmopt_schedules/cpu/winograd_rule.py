@@ -12,14 +12,12 @@ from tvmopt_schedules.cpu.blocked_epilogue import calls, close_kernel, schedule_
 from tvmopt_schedules.cpu.blocks import Kernel, find_anchor
 from tvmopt_schedules.cpu.compute.winograd import LEFT, TILE, TOP, WINOGRAD
 from tvmopt_schedules.cpu.guarded_rule import GuardedRule
+from tvmopt_schedules.cpu.loops import PARALLEL_FLOPS
 from tvmopt_schedules.cpu.statements import Expr, Statement, integer, loop, sequence
 from tvmopt_schedules.cpu.terms import substitute
 from tvmopt_schedules.cpu.winograd_code import WinogradCode
 from tvmopt_schedules.cpu.winograd_plan import WinogradShape, plan, transform_flops
 from tvmopt_schedules.prediction import FLOPS, Prediction, predict
-
-SERIAL_FLOPS = 1 << 20
-"""Kernels of fewer operations take less time than waking the thread pool."""
 
 _BEYOND_LEVEL_2 = 8
 """Weights larger than this part of the level-2 cache are not in it when their layer begins."""
@@ -44,7 +42,7 @@ class WinogradNchwc(GuardedRule):
         data, weight = image.reads[0].source, products.reads[1].source
         shape = _shape(anchor, data, weight)
         made = plan(self.machine, shape, int(weight.shape[3]) // shape.lanes)
-        serial = _flops(shape) < SERIAL_FLOPS
+        serial = _flops(shape) < PARALLEL_FLOPS
 
         block, moves = close_kernel(sch, kernel)
         schedule_moves(sch, moves, self.machine)
