@@ -334,6 +334,11 @@ def test_chunks_stay_in_the_level_2_cache() -> None:
     assert division(AVX512, heavy)[1].size == 7
 
 
+def test_one_row_is_one_chunk_however_long_it_is() -> None:
+    line = ConvShape(1, 26, 32, 32, 2048, 108 << 10, 4 << 20, 1, is_line=True)
+    assert division(AVX512, line)[1].size == 1
+
+
 @pytest.mark.parametrize(
     "shape",
     [

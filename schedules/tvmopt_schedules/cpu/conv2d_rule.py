@@ -181,4 +181,5 @@ def _shape(sch: s_tir.Schedule, anchor: SBlockRV, *, by_rows: bool) -> ConvShape
         input_bytes=prod(int(dim) for dim in data.shape[1:]) * data.dtype.itemsize,
         weight_bytes=prod(weights) * weight.dtype.itemsize,
         images=out[0],
+        is_line=by_rows and out[2] == 1,
     )

@@ -37,6 +37,7 @@ class ConvShape:
         input_bytes: padded input of one image.
         weight_bytes: all weights.
         images: batch size.
+        is_line: whether there is one row, of an image whose kernel has rows.
     """
 
     rows: int
@@ -47,6 +48,12 @@ class ConvShape:
     input_bytes: int
     weight_bytes: int
     images: int
+    is_line: bool = False
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether chunks are of rows, not of pixels: a line is one chunk, however long it is."""
+        return self.rows > 1 or self.is_line
 
     @property
     def flops(self) -> int:
@@ -165,8 +172,8 @@ def _chunkings(machine: Machine, shape: ConvShape, tile: ConvTile) -> list[Chunk
 
     Weights that are larger than the cache are read once: there is one chunk.
     """
-    extent = shape.rows if shape.rows > 1 else shape.pixels
-    grain = tile.rows if shape.rows > 1 else tile.pixels
+    extent = shape.rows if shape.by_rows else shape.pixels
+    grain = tile.rows if shape.by_rows else tile.pixels
     budget = machine.l2_bytes // 2
     if shape.weight_bytes > budget >= shape.input_bytes:
         return [Chunking(extent, by_chunk=False)]
@@ -180,9 +187,9 @@ def _chunkings(machine: Machine, shape: ConvShape, tile: ConvTile) -> list[Chunk
 
 def busiest_cycles(machine: Machine, shape: ConvShape, tile: ConvTile, chunk: Chunking) -> float:
     """Cycles until the last core is done; what all ways to cut have in common is left out."""
-    extent = shape.rows if shape.rows > 1 else shape.pixels
+    extent = shape.rows if shape.by_rows else shape.pixels
     chunks = shape.images * (extent // chunk.size)
-    rows, pixels = (chunk.size, shape.pixels) if shape.rows > 1 else (1, chunk.size)
+    rows, pixels = (chunk.size, shape.pixels) if shape.by_rows else (1, chunk.size)
     part = replace(shape, images=1, rows=rows, pixels=pixels)
     rests = (part.pixels % tile.pixels > 0) + (part.rows % tile.rows > 0)
     product = chunks * product_cycles(machine, part, tile)
