@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import tvm
 from tvm import relax, tirx
@@ -178,3 +179,24 @@ def test_option_below_its_minimum_is_refused(name: str, option: str, value: str)
     request = CompileRequest(source, plugins.backend("x86-avx2"), {name: {option: value}})
     with pytest.raises(UsageError, match=f"'{option}' of pass '{name}' is at least"):
         plugins.line_up(request)
+
+
+def test_sums_along_any_axis_are_taken_along_the_last() -> None:
+    """A path with other axes behind the one that is summed along; integers, so exact."""
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((2, 3, 4), "int32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            sums = builder.emit(relax.op.cumsum(x, 1, exclusive=True))
+            out = builder.emit_output(relax.op.cumprod(sums, -3))
+        builder.emit_func_output(out)
+    backend = Plugins.load().backend("x86-avx2")
+    request = CompileRequest(ModelSource(Path("model.onnx")), backend)
+    ctx = CompileContext(request, backend.target())
+    with ctx.target:
+        mod = Legalize().run(builder.get(), ctx)
+    assert sum("transpose" in var.name_hint for var in mod.get_global_vars()) > 0
+    vm = relax.VirtualMachine(tvm.compile(mod, target=tvm.target.Target("llvm")), tvm.cpu())
+    given = np.arange(24, dtype=np.int32).reshape(2, 3, 4) % 5
+    expected = np.cumprod(np.cumsum(given, axis=1) - given, axis=0)
+    np.testing.assert_array_equal(vm["main"](tvm.runtime.tensor(given)).numpy(), expected)
