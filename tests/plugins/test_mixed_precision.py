@@ -110,6 +110,11 @@ def test_an_unknown_type_is_refused() -> None:
         MixedPrecision.from_options({"dtype": "int4"})
 
 
+def test_a_negative_size_is_no_option() -> None:
+    with pytest.raises(UsageError, match="'min-bytes' of pass 'narrow-storage' is at least 0"):
+        NarrowStorage.from_options({"min_bytes": -5})
+
+
 def test_storage_is_narrowed_along_with_it() -> None:
     request = CompileRequest(
         ModelSource(Path("m.onnx")), X86("x86-bf16"), {"mixed-precision": {"dtype": "float16"}}

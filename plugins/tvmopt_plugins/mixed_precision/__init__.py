@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tvmopt import CompileContext, Pass, Stage, UsageError, hookimpl
+from tvmopt import CompileContext, Pass, Stage, UsageError, hookimpl, option
 
 if TYPE_CHECKING:
     import tvm
@@ -59,7 +59,7 @@ class NarrowStorage(Pass):
     name: ClassVar[str] = "narrow-storage"
     stage: ClassVar[Stage] = Stage.FUSE
     dtype: str = "bfloat16"
-    min_bytes: int = 4096
+    min_bytes: int = option(4096, minimum=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
