@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tvmopt_plugins.fuse.grouping import Kind, Node, group
 
 E, M, R, ROW = Kind.ELEMENTWISE, Kind.MOVE, Kind.RESHAPE, Kind.ROW
-A, B, X = Kind.ANCHOR, Kind.ANCHOR_MOVED, Kind.OPAQUE
+A, B, X, C = Kind.ANCHOR, Kind.ANCHOR_MOVED, Kind.OPAQUE, Kind.CHOICE
 
 
 def chain(*kinds: Kind) -> list[Node]:
@@ -73,6 +73,20 @@ def test_reshapes_at_the_border_stand_alone() -> None:
     assert group(chain(A, R)) == [[0], [1]]
 
 
+def test_choice_between_computed_parts_is_an_elementwise_kernel() -> None:
+    # rotary embedding: x * c + concatenate(-x[h:], x[:h]) * s, with x moved before
+    nodes = [Node(A), Node(M, [0]), Node(E, [1]), Node(M, [0]), Node(C, [2, 3]), Node(E, [4])]
+    nodes += [Node(E, [0]), Node(E, [5, 6]), Node(B, [7], escapes=True)]
+    assert group(nodes) == [[0], [1, 2, 3, 4, 5, 6, 7], [8]]
+
+
+def test_choice_with_a_stored_part_stays_alone() -> None:
+    nodes = [Node(A), Node(X), Node(E, [1]), Node(C, [0, 2]), Node(E, [3], escapes=True)]
+    assert group(nodes) == [[0], [1], [2], [3], [4]]
+    part_of_anchor = [Node(A), Node(E, [0]), Node(C, [1]), Node(E, [2], escapes=True)]
+    assert group(part_of_anchor) == [[0, 1], [2], [3]]
+
+
 def test_size_limit_holds() -> None:
     assert max(len(g) for g in group(chain(*[E] * 10), max_ops=4)) <= 4
 
@@ -99,6 +113,7 @@ def test_any_graph_keeps_its_order_and_has_one_way_out_of_each_group(nodes: list
         leaders = [i for i in g if nodes[i].kind in (A, B, ROW)]
         assert len(leaders) <= 1
         assert len(g) == 1 or all(nodes[i].kind is not X for i in g)
+        assert not leaders or all(nodes[i].kind is not C for i in g)
         for i in g[:-1]:
             assert not nodes[i].escapes
             readers = [r for r, node in enumerate(nodes) if i in node.inputs]

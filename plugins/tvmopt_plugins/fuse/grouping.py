@@ -1,6 +1,6 @@
 """Which operators share a kernel: a graph problem, told apart from Relax.
 
-Three rules, in this order:
+Four rules, in this order:
 
 1. *Operands.* A batched matmul reads its operands through the operators that only move elements in
    front of it: transposed heads, slices of a merged projection.
@@ -8,8 +8,11 @@ Three rules, in this order:
    its result: a consumer joins when it is element-wise, or moves elements one to one, and the
    result has no other way out. Where it has several (`x * sigmoid(x)`), the operators between the
    fork and the place where all ways meet join together.
-3. *Prologues.* What is left joins the group of its consumers, when all of them are in one group
-   that computes its operands on the fly: another element-wise chain or a row operator.
+3. *Choices.* A concatenation of what other kernels need not store first (a rotation of halves in
+   rotary embeddings) grows likewise, and takes prologues as an element-wise chain does. With
+   another operand it stays alone: that operand's kernel can store its result in place.
+4. *Prologues.* What is left joins the group of its consumers, when all of them are in one group
+   that computes its operands on the fly: another element-wise chain, a choice or a row operator.
 
 Reshapes at the border of a group leave it: alone they are views and cost nothing.
 """
@@ -26,6 +29,7 @@ class Kind(Enum):
     MOVE = "move"  # each output element is a copy of one input element
     RESHAPE = "reshape"  # a move that keeps the order in memory
     ROW = "row"  # takes a prologue and an epilogue: softmax, norms, reductions
+    CHOICE = "choice"  # each output element is one of one of its operands: concatenation
     ANCHOR = "anchor"  # takes an epilogue only
     ANCHOR_MOVED = "anchor-moved"  # takes an epilogue, and a prologue that only moves elements
     OPAQUE = "opaque"  # alone
@@ -69,6 +73,7 @@ class _Grouping:
         # A group is named by its last member.
         self.owner = list(range(len(nodes)))
         self.members = {index: [index] for index in self.owner}
+        self.mapped: set[int] = set()  # choices that read only what can be computed on the fly
 
     def groups(self) -> list[list[int]]:
         for index, node in enumerate(self.nodes):
@@ -77,6 +82,13 @@ class _Grouping:
         for index, node in enumerate(self.nodes):
             if node.kind in _LEADERS:
                 self._grow(index)
+        self.mapped = {
+            index
+            for index, node in enumerate(self.nodes)
+            if node.kind is Kind.CHOICE and self._is_mapped(node)
+        }
+        for index in sorted(self.mapped):
+            self._grow(index)
         for index in reversed(range(len(self.nodes))):
             if len(self.members.get(index, ())) == 1:
                 self._join_consumers(index)
@@ -99,6 +111,15 @@ class _Grouping:
             room = len(self.members[anchor]) < self.max_ops
             if moves and alone and room and readers == {anchor}:
                 self._join(index, anchor)
+
+    def _is_mapped(self, choice: Node) -> bool:
+        return bool(choice.inputs) and all(
+            self.nodes[index].kind in _FOLLOWERS
+            and not self.nodes[index].escapes
+            and len(self.consumers[index]) == 1
+            and len(self.members.get(index, ())) == 1
+            for index in choice.inputs
+        )
 
     def _grow(self, tail: int) -> None:
         while not self.nodes[tail].escapes:
@@ -135,6 +156,8 @@ class _Grouping:
         group = self.members[targets.pop()]
         kinds = {self.nodes[member].kind for member in group}
         if len(group) >= self.max_ops or kinds & {Kind.OPAQUE, Kind.ANCHOR, Kind.ANCHOR_MOVED}:
+            return
+        if any(self.nodes[m].kind is Kind.CHOICE and m not in self.mapped for m in group):
             return
         self._join(index, group[-1])
 

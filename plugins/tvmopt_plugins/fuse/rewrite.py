@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _INJECTIVE, _REDUCTION, _OUT_FUSABLE = 2, 3, 4
 
 OP_SEPARATOR = "__"  # between the operators in a kernel's name
+MOST_CHOICES = 4  # operands of a concatenation that is computed together with them
 _MAX_NAME = 120  # characters of a kernel's name; TVM makes it unique
 
 _ANNOUNCED = {
@@ -75,8 +76,7 @@ def _kind(mod: tvm.IRModule, binding: relax.Binding) -> Kind:
     if pattern > _INJECTIVE:
         return {_REDUCTION: Kind.ROW, _OUT_FUSABLE: Kind.ANCHOR}.get(pattern, Kind.OPAQUE)
     if pattern == _INJECTIVE and len(binding.value.args[1].fields) != 1:
-        # Concatenation and gathering choose between operands: what feeds them stays apart.
-        return Kind.OPAQUE
+        return Kind.CHOICE if _chooses(binding.value, func) else Kind.OPAQUE
     if not _copies(func):
         return Kind.ELEMENTWISE
     return Kind.RESHAPE if _is_reshape(binding.value, func) else Kind.MOVE
@@ -87,6 +87,30 @@ def _copies(func: tirx.PrimFunc) -> bool:
     stores: list[tirx.BufferStore] = []
     structural_walk(func.body, [(tirx.BufferStore, stores.append)])
     return all(isinstance(store.value, tvm.ir.TensorLoad) for store in stores)
+
+
+def _chooses(call: relax.Call, func: tirx.PrimFunc) -> bool:
+    """Whether each element of the result is one element of one operand, by its position alone.
+
+    So in a concatenation; a gather reads an operand to find out. Only where all operands are
+    computed and few: each brings a copy of the loop body.
+    """
+    operands = call.args[1].fields
+    if len(operands) > MOST_CHOICES or not all(isinstance(one, relax.Var) for one in operands):
+        return False
+    stores: list[tirx.BufferStore] = []
+    structural_walk(func.body, [(tirx.BufferStore, stores.append)])
+    return all(_is_choice(store.value) for store in stores)
+
+
+def _is_choice(value: tvm.ir.Expr) -> bool:
+    if isinstance(value, tvm.ir.TensorLoad):
+        loads: list[tvm.ir.TensorLoad] = []
+        structural_walk(value.indices, [(tvm.ir.TensorLoad, loads.append)])
+        return not loads
+    if not isinstance(value, tvm.ir.Call) or value.op.name != "prim.if_then_else":
+        return False
+    return all(_is_choice(case) for case in value.args[1:])
 
 
 def _is_reshape(call: relax.Call, func: tirx.PrimFunc) -> bool:

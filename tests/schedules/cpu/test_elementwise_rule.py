@@ -98,6 +98,38 @@ def test_concatenation(sizes: list[int], axis: int) -> None:
     _check("x86-avx2", lambda bb, v: R.concat(v, axis), np.concatenate(arrays, axis), *arrays)
 
 
+@pytest.mark.parametrize("half", [32, 24, 5])
+def test_rotary_embedding_is_one_kernel(device: str, half: int) -> None:
+    x, angle = _data(6, 3, 2 * half), _data(6, 2 * half, seed=1)  # position, head, channel
+    cos, sin = np.cos(angle), np.sin(angle)
+    heads = x.transpose(1, 0, 2)
+    turned = np.concatenate([-heads[..., half:], heads[..., :half]], -1)
+
+    def emit(bb: relax.BlockBuilder, v: Any) -> relax.Expr:
+        moved = bb.emit(R.permute_dims(v[0], [1, 0, 2]))
+        low = bb.emit(R.strided_slice(moved, [2], [0], [half]))
+        high = bb.emit(R.negative(bb.emit(R.strided_slice(moved, [2], [half], [2 * half]))))
+        rotated = bb.emit(R.multiply(bb.emit(R.concat([high, low], 2)), v[2]))
+        return R.add(bb.emit(R.multiply(moved, v[1])), rotated)
+
+    made = _check(device, emit, heads * cos + turned * sin, x, cos, sin)
+    assert made.kernels == 1
+    if half == 32:
+        assert _scalar_arithmetic(made) == 0
+
+
+def test_gathered_rows_stay_apart_from_what_follows() -> None:
+    table, rows = _data(9, 32), np.array([3, 0, 8], "int64")
+    made = _check(
+        "x86-avx2",
+        lambda bb, v: R.nn.relu(bb.emit(R.take(v[0], v[1], 0))),
+        np.maximum(table[rows], 0),
+        table,
+        rows,
+    )
+    assert made.kernels == 2
+
+
 def test_concatenation_has_no_condition_inside_its_loops(device: str) -> None:
     x, y = _data(1, 16, 14, 14), _data(1, 32, 14, 14, seed=1)
     made = _check(device, lambda bb, v: R.concat(v, 1), np.concatenate([x, y], 1), x, y)
