@@ -82,13 +82,10 @@ class _Grouping:
         for index, node in enumerate(self.nodes):
             if node.kind in _LEADERS:
                 self._grow(index)
-        self.mapped = {
-            index
-            for index, node in enumerate(self.nodes)
-            if node.kind is Kind.CHOICE and self._is_mapped(node)
-        }
-        for index in sorted(self.mapped):
-            self._grow(index)
+        for index, node in enumerate(self.nodes):
+            if node.kind is Kind.CHOICE and self._is_mapped(node):
+                self.mapped.add(index)
+                self._grow(index)
         for index in reversed(range(len(self.nodes))):
             if len(self.members.get(index, ())) == 1:
                 self._join_consumers(index)
