@@ -63,6 +63,28 @@ def test_a_function_of_tvms_python_sources_is_found(tmp_path):
     assert run_python(code) == ["1", "3"]
 
 
+def test_what_a_kernel_calls_by_name_is_there_without_the_compiler(tmp_path):
+    block = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((4,), "float32"))
+    with block.function("main", [x]):
+        best = block.emit(relax.op.topk(x, 2, ret_type="values"))
+        block.emit_func_output(best)
+    target = tvm.target.Target({"kind": "llvm"})
+    with target:
+        mod = relax.transform.LegalizeOps()(relax.backend.DispatchSortScan()(block.get()))
+    library = tmp_path / "library.so"
+    export_library(build(mod, target).executable, library)
+    code = (
+        "import sys; from pathlib import Path; "
+        "from tvmopt.compiler.executor import as_numpy; "
+        "from tvmopt.compiler.runtime import empty, virtual_machine; "
+        f"machine = virtual_machine(Path({str(library)!r})); "
+        "x = empty((4,), 'float32'); as_numpy(x)[:] = [0, 3, 1, 2]; "
+        "print(*as_numpy(machine['main'](x)), 'tvm' in sys.modules)"
+    )
+    assert run_python(code) == ["3.0", "2.0", "False"]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "int8", "bool", "bfloat16", "float8_e4m3fn"])
 def test_a_tensor_is_the_arrays_own_memory(dtype):
     tensor = empty((2, 3), dtype)

@@ -1,7 +1,8 @@
 """TVM's runtime without its compiler: what it takes to run a package.
 
 `import tvm` loads the compiler with LLVM: 150 MB of memory and 0.6 s that no inference needs. The
-runtime is a library of 3 MB beside it, which the compiler shares where both are used.
+runtime is a library of 3 MB beside it, which the compiler shares where both are used, and one of
+1.3 MB with what kernels call by name when they run: sorting and top-k.
 """
 
 import ctypes
@@ -29,6 +30,9 @@ def load_runtime() -> None:
         if library.is_file():
             # Global: the compiler, should it be imported later, looks its symbols up there.
             ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+            extra = library.with_name("libtvm_runtime_extra.so")
+            if extra.is_file():
+                ctypes.CDLL(str(extra), ctypes.RTLD_GLOBAL)
             return
     _load_all()
 
