@@ -129,6 +129,9 @@ def _lower(mod: tvm.IRModule, _ctx: Any) -> tvm.IRModule:
             tirx.transform.AnnotateEntryFunc(),
             tirx.transform.SplitHostDevice(),
             tirx.transform.MakePackedAPI(),
+            # The VM has checked the inputs, and all else is as planned. Checks of each argument
+            # of each kernel are 60 % of the object files and a fifth of LLVM's time (YOLOv8n).
+            tirx.transform.SkipAssert(),
             tirx.transform.FP8StorageLegalize(),
             tirx.transform.BF16StorageLegalize(),
         ]
