@@ -5,6 +5,7 @@ generation has no type bfloat, which their intrinsics take; so kernels call func
 whose LLVM IR is imported with the kernel and inlined.
 """
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -140,13 +141,19 @@ def dot_pairs(a: Any, b: Any) -> Any:
     return ir.Call(_operator(DOT_PAIRS), [a, b], ret_ty="float32")
 
 
+_registering = threading.Lock()
+
+
 def _operator(name: str) -> ir.Op:
-    names: Any = ir.Op.list_op_names()
-    if name not in {str(one) for one in names}:
-        ir.register_op_attr(name, "TVectorizable", True)  # noqa: FBT003 - TVM's signature
-        ir.register_op_attr(name, "TCallEffectKind", 1)  # CallEffectKind::kPure
-        ir.register_op_attr(name, "TScriptPrinterName", name)
-    return ir.Op.get(name)
+    # Kernels are lowered on several threads; TVM refuses an attribute that is there already, and
+    # an operator is listed before it has all of them.
+    with _registering:
+        names: Any = ir.Op.list_op_names()
+        if name not in {str(one) for one in names}:
+            ir.register_op_attr(name, "TVectorizable", True)  # noqa: FBT003 - TVM's signature
+            ir.register_op_attr(name, "TCallEffectKind", 1)  # CallEffectKind::kPure
+            ir.register_op_attr(name, "TScriptPrinterName", name)
+        return ir.Op.get(name)
 
 
 def lower_bfloat16(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
