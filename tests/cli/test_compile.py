@@ -100,6 +100,17 @@ def test_a_disabled_pass_does_not_run(model: Path, tmp_path: Path, capsys: Captu
     assert "canonicalize" not in passes
 
 
+def test_steps_are_counted_with_those_that_plugins_add(
+    model: Path, tmp_path: Path, capsys: Capture
+):
+    output = str(tmp_path / "n.tvmpkg")
+    arguments = ["--dim", "N=2", "--precision", "bf16", "-o", output]
+    assert main(["compile", str(model), *arguments]) == 0
+    steps = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
+    assert any("narrow-storage" in step for step in steps)
+    assert steps[-1].startswith(f"[{len(steps)}/{len(steps)}]")
+
+
 def test_a_recipe_is_followed_and_the_command_line_comes_first(
     model: Path, tmp_path: Path, capsys: Capture
 ):
@@ -190,6 +201,11 @@ def test_a_bad_model_is_refused_in_one_line(
         (["--dim", "N"], "--dim 'N' is not of the form NAME=SIZE", "for example --dim batch=1"),
         (["--dim", "N=2", "--dim", "M=2"], "'M'", None),
         (["--input-shapes", "c:[1]"], "no input is called 'c'; there is a, b", None),
+        (
+            ["--precision", "bf16", "--pass", "mixed-precision:dtype=float16"],
+            "--precision bf16 is bfloat16, but --pass asks for float16",
+            None,
+        ),
         (["--recipe", "gone.yaml"], "the recipe 'gone.yaml' does not exist", None),
     ],
 )

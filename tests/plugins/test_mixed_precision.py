@@ -89,6 +89,14 @@ def test_named_nodes_stay_float32(one: MixedPrecision, left: list[str]) -> None:
     assert len(_casts(after)) == 4 * (3 - len(left))
 
 
+def test_a_pattern_that_names_nothing_is_told_of() -> None:
+    ctx = _context()
+    MixedPrecision(keep="a|nothing*").run(_module(("a", _matmul), ("b", _matmul)), ctx)
+    messages = [r.message for r in ctx.report.remarks if r.kind == "missed"]
+    assert "keep=nothing* names no convolution or matmul" in messages
+    assert not any("keep=a names" in message for message in messages)
+
+
 def test_a_depthwise_convolution_stays_float32() -> None:
     def conv(x: relax.Expr) -> relax.Expr:
         return relax.op.nn.conv2d(x, relax.const(np.ones((8, 1, 3, 3), "float32")), groups=8)

@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from tvmopt.compiler.manifest import Manifest
+    from tvmopt.plugins import Plugins
 
 DEFAULT_TARGET = "x86"
 _THREADS = "TVM_NUM_THREADS"
@@ -113,7 +115,7 @@ def compile_command(
     """
     plugins = session.plugins
     plan = _plan(session, model, **options)
-    steps = ["import", *(p.name for p in plugins.line_up(plan.request)), "build"]
+    steps = ["import", *_pass_names(plugins, plan.request), "build"]
     steps += ["verify"] if plan.verify else []
     start = time.perf_counter()
     before = _stamp(plan.output)
@@ -177,6 +179,15 @@ def _threads(threads: int | None) -> "Generator[None]":
             os.environ[_THREADS] = before
 
 
+def _pass_names(plugins: "Plugins", request: CompileRequest) -> list[str]:
+    """The passes that will run, those that plugins add among them."""
+    passes = plugins.line_up(request)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compilation itself says which plugin fails
+        plugins.modify_passes(passes, request)
+    return [one.name for one in passes]
+
+
 def _plan(
     session: Session,
     model: Path | None,
@@ -198,8 +209,11 @@ def _plan(
         hint = "`tvmopt compile model.onnx`, or --recipe with a file that has the key 'model'"
         raise UsageError("no model is given", hint)
     written = {name: dict(options) for name, options in parse_passes(passes).items()}
-    if precision is not None and _PRECISIONS[precision] is not None:
-        written.setdefault(_MIXED, {}).setdefault("dtype", _PRECISIONS[precision] or "")
+    dtype = _PRECISIONS[precision] if precision is not None else None
+    if dtype is not None:
+        asked = written.setdefault(_MIXED, {}).setdefault("dtype", dtype)
+        if asked != dtype:
+            raise UsageError(f"--precision {precision} is {dtype}, but --pass asks for {asked}")
     both = sorted(written.keys() & set(disabled))
     if both:
         raise UsageError(f"pass '{both[0]}' is both asked for and disabled")

@@ -65,6 +65,8 @@ def round_operands(
         graph.passed(f"multiplies {source.dtype}")
         return relax.Call(value.op, args, value.attrs, value.ty_args)
 
+    for pattern in kept.unmatched():
+        ctx.missed(source, "", f"keep={pattern} names no convolution or matmul")
     after = rebuild(mod, rewrite, source=source, ctx=ctx)
     if after is not mod:
         ctx.report.precision = source.dtype
@@ -83,7 +85,12 @@ class _Kept:
             for binding in block.bindings
             if is_op(binding.value, *_PRODUCTS)
         ]
+        self.nodes = [node for name in products for node in name.split("|")]
         self.ends = {products[0], products[-1]} if products and source.keep_ends else set[str]()
+
+    def unmatched(self) -> list[str]:
+        """Patterns that name nothing."""
+        return [p for p in self.patterns if not any(fnmatchcase(node, p) for node in self.nodes)]
 
     def reason(self, name: str) -> str:
         if name in self.ends:
