@@ -168,7 +168,8 @@ def test_strided_slice(device: str) -> None:
 def test_embedding_lookup_copies_vectors(device: str) -> None:
     table, indices = _data(50, 96), np.array([3, 0, 49, 3, 17], "int64")
     made = _check(device, lambda bb, v: R.take(v[0], v[1], 0), table[indices], table, indices)
-    assert re.search(r"vmovu?p?s?.*%[yz]mm", made.assembly)
+    # LLVM makes a call of `memcpy` of some rows, which copies vectors itself.
+    assert re.search(r"vmovu?p?s?.*%[yz]mm|memcpy", made.assembly)
 
 
 @pytest.mark.parametrize("dtype", ["int64", "int32", "int8", "uint8", "bool", "float64"])
