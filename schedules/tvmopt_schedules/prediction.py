@@ -11,6 +11,9 @@ from typing import Any
 import tvm
 import tvm_ffi
 from tvm import IRModule, ir, s_tir, tirx
+from tvm.s_tir.analysis import estimate_tir_flops
+
+from tvmopt_schedules.cpu.pairs import in_float32
 
 CYCLES = "tvmopt.predicted_cycles"
 """Attribute of a scheduled PrimFunc: cycles of one call on one core, an integer."""
@@ -63,6 +66,14 @@ def parallel_pieces(func: tirx.PrimFunc) -> int:
 
     tvm_ffi.structural_walk(func.body, [(tirx.For, note)])
     return max(found)
+
+
+def operations(func: tirx.PrimFunc) -> int:
+    """Floating-point operations of one call of a kernel; 0 where TVM cannot tell."""
+    try:
+        return int(estimate_tir_flops(IRModule({"main": in_float32(func)})))
+    except tvm.error.InternalError:
+        return 0
 
 
 def operand_bytes(func: tirx.PrimFunc) -> int:

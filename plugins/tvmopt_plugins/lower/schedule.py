@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING
 import tvm
 from tvm import relax, tirx
 from tvm.s_tir import Schedule
-from tvm.s_tir.analysis import estimate_tir_flops
 from tvm.s_tir.dlight import ScheduleRule
 
 from tvmopt import CompileContext, Layer
 from tvmopt_schedules.cpu.machine import Machine
-from tvmopt_schedules.cpu.pairs import has_pairs, in_float32, multiplies_pairs
-from tvmopt_schedules.prediction import FLOPS, Prediction, prediction_of, touched_bytes
+from tvmopt_schedules.cpu.pairs import has_pairs, multiplies_pairs
+from tvmopt_schedules.prediction import (
+    FLOPS,
+    Prediction,
+    operations,
+    prediction_of,
+    touched_bytes,
+)
 
 if TYPE_CHECKING:
     from tvmopt_plugins.lower import Schedule as SchedulePass
@@ -54,7 +59,7 @@ def schedule(mod: tvm.IRModule, source: "SchedulePass", ctx: CompileContext) -> 
     for var, func in mod.functions_items():
         if not isinstance(func, tirx.PrimFunc):
             continue
-        flops, touched = _flops(func), touched_bytes(func)
+        flops, touched = operations(func), touched_bytes(func)
         rule, made = _first_that_takes(func, rules, ctx.target)
         if made is None:
             why = "no rule of the backend takes it; it runs unscheduled"
@@ -93,14 +98,6 @@ def _first_that_takes(
 
 def _name(rule: ScheduleRule | None) -> str:
     return str(getattr(rule, "name", type(rule).__name__))
-
-
-def _flops(func: tirx.PrimFunc) -> int:
-    """Floating-point operations of one call; 0 where TVM cannot tell."""
-    try:
-        return int(estimate_tir_flops(tvm.IRModule({"main": in_float32(func)})))
-    except tvm.error.InternalError:
-        return 0
 
 
 def _layers(mod: tvm.IRModule, chosen: dict[str, _Chosen]) -> list[Layer]:

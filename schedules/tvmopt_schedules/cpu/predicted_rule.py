@@ -1,8 +1,6 @@
 """Any schedule rule, with a prediction for the kernels that the rule itself makes none for."""
 
-import tvm
-from tvm import IRModule, s_tir, tirx
-from tvm.s_tir.analysis import estimate_tir_flops
+from tvm import s_tir, tirx
 from tvm.s_tir.dlight import ScheduleRule
 from tvm.target import Target
 
@@ -10,6 +8,7 @@ from tvmopt_schedules.cpu.cost import pass_cycles
 from tvmopt_schedules.cpu.machine import Machine
 from tvmopt_schedules.prediction import (
     Prediction,
+    operations,
     parallel_pieces,
     predict,
     prediction_of,
@@ -46,13 +45,5 @@ class Predicted(ScheduleRule):
 
 def _one_pass(before: tirx.PrimFunc, kernel: tirx.PrimFunc, machine: Machine) -> Prediction:
     """The longer of moving all operands once and of the arithmetic, a vector at a time."""
-    cycles = pass_cycles(machine, sum(touched_bytes(before)), _operations(kernel))
+    cycles = pass_cycles(machine, sum(touched_bytes(before)), operations(kernel))
     return Prediction(cycles, parallel_pieces(kernel))
-
-
-def _operations(kernel: tirx.PrimFunc) -> int:
-    """Floating-point operations of one call; 0 where TVM cannot tell."""
-    try:
-        return int(estimate_tir_flops(IRModule({"main": kernel})))
-    except tvm.error.InternalError:
-        return 0
