@@ -1,7 +1,7 @@
 """What a schedule is expected to take, as attributes of the kernel that it made.
 
 Whoever schedules a kernel says so by `predict`; where nobody did, the kernel counts as one pass
-over its operands (`cpu/predicted_rule.py`). `tvmopt profile` holds them against measured times.
+over its operands (`cpu/rules/predicted.py`). `tvmopt profile` holds them against measured times.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import tvm_ffi
 from tvm import IRModule, ir, s_tir, tirx
 from tvm.s_tir.analysis import estimate_tir_flops
 
-from tvmopt_schedules.cpu.pairs import in_float32
+from tvmopt_schedules.cpu.code.pairs import in_float32
 
 CYCLES = "tvmopt.predicted_cycles"
 """Attribute of a scheduled PrimFunc: cycles of one call on one core, an integer."""

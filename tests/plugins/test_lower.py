@@ -24,7 +24,7 @@ from tvmopt import (
 from tvmopt.plugins import Plugins
 from tvmopt_plugins.lower import Legalize
 from tvmopt_plugins.lower import Schedule as SchedulePass
-from tvmopt_schedules.cpu.blocks import is_reduction
+from tvmopt_schedules.cpu.code.blocks import is_reduction
 
 
 class TakesRelu(ScheduleRule):

@@ -14,7 +14,7 @@ from tvmopt_plugins.layout import Layout
 from tvmopt_plugins.mixed_precision import MixedPrecision
 from tvmopt_plugins.pack_matmul import PackMatmul
 from tvmopt_plugins.target_x86 import cpu_info
-from tvmopt_schedules.cpu.pairs import bfloat16_of, round_to_bfloat16
+from tvmopt_schedules.cpu.code.pairs import bfloat16_of, round_to_bfloat16
 
 R = relax.op
 LOWERED: Sequence[Pass] = (MixedPrecision(), Layout(), PackMatmul())

@@ -14,7 +14,7 @@ from schedule_harness import Compiled, compile_relax
 from tvm import relax
 
 from tvmopt_plugins.layout import Layout
-from tvmopt_schedules.cpu.conv2d_tile import ConvShape, ConvTile, conv_tile, division
+from tvmopt_schedules.cpu.convolution.conv2d_tile import ConvShape, ConvTile, conv_tile, division
 from tvmopt_schedules.cpu.machine import Machine
 
 R = relax.op

@@ -21,8 +21,8 @@ from tvmopt_plugins.pack_recurrent import PackRecurrent
 from tvmopt_plugins.target_x86 import X86
 from tvmopt_schedules.cpu.compute.recurrent import Layer, pack_weight, recurrent_tile
 from tvmopt_schedules.cpu.machine import Machine
-from tvmopt_schedules.cpu.recurrent_kernel import recurrent_kernel
-from tvmopt_schedules.cpu.recurrent_plan import plan
+from tvmopt_schedules.cpu.recurrent.kernel import recurrent_kernel
+from tvmopt_schedules.cpu.recurrent.plan import plan
 
 SIGMOID, TANH = Activation("Sigmoid"), Activation("Tanh")
 FORWARD, BOTH = (False,), (False, True)

@@ -11,7 +11,7 @@ from schedule_harness import Compiled, compile_relax
 from tvm import relax
 
 from tvmopt_plugins.layout import Layout
-from tvmopt_schedules.cpu.window_rule import cut_for_cores
+from tvmopt_schedules.cpu.convolution.window_rule import cut_for_cores
 
 R = relax.op
 SIDES = st.sampled_from([1, 3, 7, 8, 13, 16, 19, 30])

@@ -15,8 +15,8 @@ from tvm import relax
 
 from tvmopt_plugins.layout import Layout
 from tvmopt_schedules.cpu.compute.winograd import ROUNDINGS, transforms
-from tvmopt_schedules.cpu.winograd_plan import WinogradShape, transform_flops
-from tvmopt_schedules.cpu.winograd_rule import WinogradNchwc
+from tvmopt_schedules.cpu.winograd.plan import WinogradShape, transform_flops
+from tvmopt_schedules.cpu.winograd.rule import WinogradNchwc
 
 R = relax.op
 

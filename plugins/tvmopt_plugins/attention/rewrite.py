@@ -9,7 +9,16 @@ import tvm
 from tvm import relax, te, tirx
 
 from tvmopt import CompileContext
-from tvmopt.rewriting import Graph, attrs_of, dtype_of, is_op, rebuild, scalar_value, shape_of
+from tvmopt.rewriting import (
+    Graph,
+    attrs_of,
+    dtype_of,
+    is_op,
+    rebuild,
+    scalar_value,
+    shape_of,
+    untransposed,
+)
 from tvmopt_plugins.attention.scores import keys_ahead, read_scores
 from tvmopt_schedules.cpu.compute.attention import IsEmpty, Operand, attention
 from tvmopt_schedules.cpu.machine import Machine
@@ -159,7 +168,7 @@ def _is_empty(guard: relax.Expr | Literal["isnan"] | None, tensor: te.Tensor) ->
 
 def _stored(factor: relax.Expr, graph: Graph, *, repeated: bool) -> _Stored:
     """What a factor is made of by transposes and, if asked for, by repeating heads."""
-    expr, axes = _untransposed(factor, graph)
+    expr, axes = untransposed(factor, graph)
     rank = len(axes)
     source = _before_repeat(expr, graph) if repeated and rank > 2 else None
     if source is None or axes[rank - 3] != source[1]:
@@ -167,21 +176,8 @@ def _stored(factor: relax.Expr, graph: Graph, *, repeated: bool) -> _Stored:
     before, head_axis, repeats = source
     shape = list(shape_of(expr) or ())
     shape[head_axis] //= repeats
-    inner, inner_axes = _untransposed(graph.emit(relax.op.reshape(before, shape)), graph)
+    inner, inner_axes = untransposed(graph.emit(relax.op.reshape(before, shape)), graph)
     return _Stored(inner, tuple(inner_axes[axis] for axis in axes), repeats)
-
-
-def _untransposed(expr: relax.Expr, graph: Graph) -> tuple[relax.Expr, tuple[int, ...]]:
-    """What a chain of transposes starts from, and the axes that make the factor of it."""
-    axes = tuple(range(len(shape_of(expr) or ())))
-    producer = graph.producer(expr)
-    while is_op(producer, "relax.permute_dims"):
-        given = attrs_of(producer).axes
-        inner = tuple(int(a) for a in given) if given else tuple(reversed(range(len(axes))))
-        axes = tuple(inner[a] for a in axes)
-        expr = producer.args[0]
-        producer = graph.producer(expr)
-    return expr, axes
 
 
 def _before_repeat(expr: relax.Expr, graph: Graph) -> tuple[relax.Expr, int, int] | None:

@@ -19,10 +19,10 @@ from tvmopt.rewriting import (
     stored_form,
 )
 from tvmopt_plugins.layout.blocked import ANCHOR, Images
+from tvmopt_schedules.cpu.code.pairs import bfloat16_of, pack_pairs, pair_planes
 from tvmopt_schedules.cpu.compute.channel_blocks import blocks_of
 from tvmopt_schedules.cpu.compute.conv2d import conv2d_nchwc, pack_factor
 from tvmopt_schedules.cpu.compute.window import Window, depthwise_nchwc
-from tvmopt_schedules.cpu.pairs import bfloat16_of, pack_pairs, pair_planes
 
 Array = np.ndarray[Any, Any]
 

@@ -8,11 +8,11 @@ from tvm import relax
 from tvmopt.rewriting import Graph, is_op, shape_of
 from tvmopt_plugins.layout.blocked import ANCHOR, Images
 from tvmopt_plugins.layout.convolution import Convolution, read_convolution
+from tvmopt_schedules.cpu.code.pairs import multiplies_pairs
 from tvmopt_schedules.cpu.compute.channel_blocks import blocks_of
 from tvmopt_schedules.cpu.compute.winograd import pack_winograd, winograd_nchwc
 from tvmopt_schedules.cpu.machine import Machine
-from tvmopt_schedules.cpu.pairs import multiplies_pairs
-from tvmopt_schedules.cpu.winograd_plan import WinogradShape, direct_cycles, plan
+from tvmopt_schedules.cpu.winograd.plan import WinogradShape, direct_cycles, plan
 
 TILES = (2, 4)
 """Results in a row of a square: F(2x2, 3x3) and F(4x4, 3x3)."""

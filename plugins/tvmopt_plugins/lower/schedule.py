@@ -10,8 +10,8 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.dlight import ScheduleRule
 
 from tvmopt import CompileContext, Layer
+from tvmopt_schedules.cpu.code.pairs import has_pairs, multiplies_pairs
 from tvmopt_schedules.cpu.machine import Machine
-from tvmopt_schedules.cpu.pairs import has_pairs, multiplies_pairs
 from tvmopt_schedules.prediction import (
     FLOPS,
     Prediction,

@@ -17,11 +17,12 @@ from tvmopt.rewriting import (
     rebuild,
     shape_of,
     stored_form,
+    untransposed,
 )
+from tvmopt_schedules.cpu.code.pairs import bfloat16_of, pack_pairs
 from tvmopt_schedules.cpu.compute.batch_matmul import batch_matmul
 from tvmopt_schedules.cpu.compute.matmul import matmul_packed, pack_weight
 from tvmopt_schedules.cpu.machine import Machine
-from tvmopt_schedules.cpu.pairs import bfloat16_of, pack_pairs
 from tvmopt_schedules.cpu.register_tile import register_tile
 
 if TYPE_CHECKING:
@@ -120,8 +121,8 @@ def _with_weight(
 def _of_activations(
     left: relax.Expr, right: relax.Expr, graph: Graph, machine: Machine
 ) -> relax.Expr:
-    left, left_axes = _untransposed(left, graph)
-    right, right_axes = _untransposed(right, graph)
+    left, left_axes = untransposed(_round_first(left, graph), graph)
+    right, right_axes = untransposed(_round_first(right, graph), graph)
 
     def define(a: te.Tensor, b: te.Tensor) -> te.Tensor:
         return batch_matmul(a, b, left_axes, right_axes, machine)
@@ -133,20 +134,6 @@ def _of_activations(
         primfunc_name_hint="batch_matmul",
         primfunc_attrs={"tvmopt.fusion": "anchor-moved"},
     )
-
-
-def _untransposed(expr: relax.Expr, graph: Graph) -> tuple[relax.Expr, tuple[int, ...]]:
-    """What a chain of transposes starts from, and the axes that make the operand of it."""
-    axes = tuple(range(len(shape_of(expr) or ())))
-    expr = _round_first(expr, graph)
-    producer = graph.producer(expr)
-    while is_op(producer, "relax.permute_dims"):
-        given = attrs_of(producer).axes
-        inner = tuple(int(a) for a in given) if given else tuple(reversed(range(len(axes))))
-        axes = tuple(inner[a] for a in axes)
-        expr = producer.args[0]
-        producer = graph.producer(expr)
-    return expr, axes
 
 
 def _round_first(expr: relax.Expr, graph: Graph) -> relax.Expr:

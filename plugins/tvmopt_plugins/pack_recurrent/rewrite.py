@@ -14,8 +14,8 @@ from tvmopt.recurrence import Recurrence, recurrence_of
 from tvmopt.rewriting import Graph, constant_value, dtype_of, is_op, rebuild, shape_of
 from tvmopt_schedules.cpu.compute.recurrent import Layer, pack_weight
 from tvmopt_schedules.cpu.machine import Machine
-from tvmopt_schedules.cpu.recurrent_kernel import recurrent_kernel
-from tvmopt_schedules.cpu.recurrent_plan import plan
+from tvmopt_schedules.cpu.recurrent.kernel import recurrent_kernel
+from tvmopt_schedules.cpu.recurrent.plan import plan
 
 if TYPE_CHECKING:
     from tvmopt_plugins.pack_recurrent import PackRecurrent

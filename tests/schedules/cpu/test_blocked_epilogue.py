@@ -7,11 +7,15 @@ import pytest
 from tvm import s_tir, te, tirx
 from tvm.tirx import ForKind
 
-from tvmopt_schedules.cpu.blocked_epilogue import close_kernel, schedule_moves, store_tile
-from tvmopt_schedules.cpu.blocks import Kernel
-from tvmopt_schedules.cpu.epilogue import product_and_epilogue
-from tvmopt_schedules.cpu.loops import PARALLEL_WORK
+from tvmopt_schedules.cpu.code.blocks import Kernel
+from tvmopt_schedules.cpu.code.loops import PARALLEL_WORK
+from tvmopt_schedules.cpu.convolution.blocked_epilogue import (
+    close_kernel,
+    schedule_moves,
+    store_tile,
+)
 from tvmopt_schedules.cpu.machine import Machine
+from tvmopt_schedules.cpu.matmul.epilogue import product_and_epilogue
 
 MACHINE = Machine(lanes=8, registers=16, cores=2, l1_bytes=32 << 10, l2_bytes=1 << 20)
 LARGE = PARALLEL_WORK // 64

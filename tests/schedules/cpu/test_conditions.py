@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tvm import s_tir, te, tirx
 
-from tvmopt_schedules.cpu.conditions import breaks, period
+from tvmopt_schedules.cpu.code.conditions import breaks, period
 
 LENGTH = 24
 

@@ -8,8 +8,8 @@ from tvm import relax, te, tirx, topi
 from tvm.script import tirx as T
 
 from tvmopt_plugins.target_x86 import X86
-from tvmopt_schedules.cpu.fallback_rule import Fallback
 from tvmopt_schedules.cpu.machine import Machine
+from tvmopt_schedules.cpu.memory.fallback_rule import Fallback
 
 MACHINE = Machine(lanes=8, registers=16, cores=2, l1_bytes=32 << 10, l2_bytes=1 << 20)
 TARGET = X86("x86-avx2").target()

@@ -11,7 +11,7 @@ from schedule_harness import compile_relax
 from tvm import relax, s_tir, te
 
 from tvmopt_plugins.target_x86 import X86
-from tvmopt_schedules.cpu.fast_math import expand_math
+from tvmopt_schedules.cpu.code.fast_math import expand_math
 
 SAMPLES = 1 << 20
 FLUSHED = 2.0**-125.5  # exp and sigmoid give 0 below

@@ -4,7 +4,7 @@ import pytest
 from tvm import te
 from tvm.target import Target
 
-from tvmopt_schedules.cpu.blocks import OP_ANNOTATION
+from tvmopt_schedules.cpu.code.blocks import OP_ANNOTATION
 from tvmopt_schedules.cpu.compute.conv2d import CONV2D, CONV2D_PIXELS, GROUPS
 from tvmopt_schedules.cpu.compute.matmul import MATMUL_PACKED
 from tvmopt_schedules.cpu.compute.window import WINDOW

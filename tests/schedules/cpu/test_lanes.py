@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tvm import s_tir, te, tirx
 
 from tvmopt_plugins.target_x86 import X86
-from tvmopt_schedules.cpu.lanes import BREAKS, LANES, REDUCE_LANES, vectorize_annotated
+from tvmopt_schedules.cpu.code.lanes import BREAKS, LANES, REDUCE_LANES, vectorize_annotated
 
 TARGET = X86("x86-avx2").target()
 

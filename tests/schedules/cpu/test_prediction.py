@@ -7,7 +7,7 @@ from tvm.target import Target
 
 from tvmopt_schedules.cpu.cost import CALL_CYCLES
 from tvmopt_schedules.cpu.machine import Machine
-from tvmopt_schedules.cpu.predicted_rule import Predicted
+from tvmopt_schedules.cpu.rules.predicted import Predicted
 from tvmopt_schedules.prediction import Prediction, predict, prediction_of, touched_bytes
 
 MACHINE = Machine(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tvmopt_schedules.cpu.compute.winograd import AMPLIFICATION, pack_winograd, transforms
-from tvmopt_schedules.cpu.linear_code import program
 from tvmopt_schedules.cpu.machine import Machine
-from tvmopt_schedules.cpu.winograd_plan import WinogradShape, direct_cycles, plan
+from tvmopt_schedules.cpu.winograd.linear_code import program
+from tvmopt_schedules.cpu.winograd.plan import WinogradShape, direct_cycles, plan
 
 AVX512 = Machine(16, 32, 1, 48 << 10, 1 << 20, l3_bytes=32 << 20)
 AVX2 = Machine(8, 16, 1, 32 << 10, 1 << 20, l3_bytes=16 << 20)

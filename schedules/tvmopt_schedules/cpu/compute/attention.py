@@ -18,8 +18,8 @@ from typing import Any
 
 from tvm import te, tirx
 
-from tvmopt_schedules.cpu.attention_tile import AttentionShape, attention_tile
-from tvmopt_schedules.cpu.blocks import OP_ANNOTATION
+from tvmopt_schedules.cpu.attention.tile import AttentionShape, attention_tile
+from tvmopt_schedules.cpu.code.blocks import OP_ANNOTATION
 from tvmopt_schedules.cpu.compute.matmul import ravel, unravel
 from tvmopt_schedules.cpu.machine import Machine
 

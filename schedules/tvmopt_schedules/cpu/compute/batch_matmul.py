@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from tvmopt_schedules.cpu.blocks import OP_ANNOTATION
+from tvmopt_schedules.cpu.code.blocks import OP_ANNOTATION
+from tvmopt_schedules.cpu.code.pairs import dot_pairs, pair
 from tvmopt_schedules.cpu.compute.matmul import ravel, unravel
 from tvmopt_schedules.cpu.machine import Machine
-from tvmopt_schedules.cpu.pairs import dot_pairs, pair
 from tvmopt_schedules.cpu.register_tile import register_tile
 
 BATCH_MATMUL = "batch_matmul"

@@ -6,7 +6,7 @@ Layouts, with `b` channels of a block as the innermost dimension (one vector reg
 - weights `[ceil(O / b), I / f, KH, KW, f, b]`, packed ahead of time; `I` counts the input channels
   of one group and `f = pack_factor(I, b)` of them lie side by side, so that no loop has a tail
 - for activations in bfloat16, weights `[ceil(O / b), I / f, KH, KW, f / 2, b]` of pairs of input
-  channels (see `tvmopt_schedules.cpu.pairs`); weights may also be float16, and are widened
+  channels (see `tvmopt_schedules.cpu.code.pairs`); weights may also be float16, and are widened
 """
 
 from math import gcd
@@ -14,9 +14,9 @@ from typing import Any
 
 from tvm import te, tirx
 
-from tvmopt_schedules.cpu.blocks import OP_ANNOTATION
+from tvmopt_schedules.cpu.code.blocks import OP_ANNOTATION
+from tvmopt_schedules.cpu.code.pairs import PAIR_DTYPE, dot_pairs, pair
 from tvmopt_schedules.cpu.compute.window import Window, pad_image
-from tvmopt_schedules.cpu.pairs import PAIR_DTYPE, dot_pairs, pair
 
 CONV2D = "conv2d_nchwc"
 CONV2D_PIXELS = "conv2d_nchwc_pixels"

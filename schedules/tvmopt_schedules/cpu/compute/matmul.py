@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from tvmopt_schedules.cpu.blocks import OP_ANNOTATION
-from tvmopt_schedules.cpu.pairs import PAIR_DTYPE, dot_pairs, pair
+from tvmopt_schedules.cpu.code.blocks import OP_ANNOTATION
+from tvmopt_schedules.cpu.code.pairs import PAIR_DTYPE, dot_pairs, pair
 
 MATMUL_PACKED = "matmul_packed"
 

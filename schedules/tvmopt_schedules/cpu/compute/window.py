@@ -10,7 +10,7 @@ from typing import Any
 
 from tvm import te, tirx
 
-from tvmopt_schedules.cpu.blocks import OP_ANNOTATION
+from tvmopt_schedules.cpu.code.blocks import OP_ANNOTATION
 
 WINDOW = "window_nchwc"
 

@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from tvmopt_schedules.cpu.blocks import OP_ANNOTATION
+from tvmopt_schedules.cpu.code.blocks import OP_ANNOTATION
 from tvmopt_schedules.cpu.compute.channel_blocks import blocks_of
 from tvmopt_schedules.cpu.compute.window import Window
 

@@ -1,0 +1,1 @@
+"""Reading and rewriting the loops of a kernel, whatever it computes."""
