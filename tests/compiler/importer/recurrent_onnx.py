@@ -22,6 +22,7 @@ class Layer:
         optional: optional inputs that it has, of `B lengths h c P`.
         constant: inputs that are constants rather than inputs of the model.
         outputs: the outputs that it has.
+        first_length: steps of the first sequence; None for a random number.
     """
 
     cell: str
@@ -30,6 +31,7 @@ class Layer:
     optional: str = "B"
     constant: str = "W R B P"
     outputs: str = "Y Y_h Y_c"
+    first_length: int | None = None
 
     def make(self, opset: int = 20) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
         """The model, and inputs for it."""
@@ -56,6 +58,8 @@ class Layer:
             "c": draw(*state),
             "P": draw(directions, 3 * hidden),
         }
+        if self.first_length is not None:
+            arrays["lengths"][0] = self.first_length
         order = [*arrays] if self.cell == "LSTM" else [*arrays][:6]
         names = [name if name in ("X", "W", "R", *self.optional.split()) else "" for name in order]
         fed = [name for name in names if name and name not in self.constant.split()]

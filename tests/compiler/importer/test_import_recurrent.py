@@ -46,6 +46,17 @@ def test_layers_compute_what_onnxruntime_computes(tmp_path: Path, layer: Layer) 
     assert_like_onnxruntime(layer, tmp_path)
 
 
+@pytest.mark.parametrize("constant", ["W R B P", "W R B P lengths"])
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
+def test_sequences_of_no_steps_end_in_zeros_whatever_they_start_with(
+    tmp_path: Path, cell: str, constant: str
+) -> None:
+    """ONNX says nothing of them; this is what ONNX Runtime 1.31 gives for `Y`, `Y_h`, `Y_c`."""
+    optional = "B lengths h c" if cell == "LSTM" else "B lengths h"
+    layer = Layer(cell, (4, 3, 2, 5), BOTH, optional, constant, first_length=0)
+    assert_like_onnxruntime(layer, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("names", "alpha", "beta"),
     [

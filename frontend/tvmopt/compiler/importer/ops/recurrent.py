@@ -9,7 +9,7 @@ from tvm.ir import Expr
 from tvm.ir.expr import GenericConst
 from tvm.relax import op
 
-from tvmopt.compiler.importer.node import Converter, Node, constant, is_float
+from tvmopt.compiler.importer.node import Converter, Node, constant, is_float, scalar
 from tvmopt.compiler.importer.recurrence_loops import recurrence_loops
 from tvmopt.recurrence import ACTIVATIONS, Activation, Cell, Recurrence
 
@@ -55,7 +55,7 @@ def _convert(node: Node, cell: Cell) -> list[Expr]:
         x = op.add(x, bias)
     operands = [x, node[2]]
     shape = [directions, batch, hidden]
-    operands += [_initial(node, name, batch_first, shape) for name in what.states]
+    operands += [_initial(node, name, batch_first, shape, lengths) for name in what.states]
     if what.peepholes:
         operands += [
             op.strided_slice(node[_PEEPHOLES], [1], [at * hidden], [(at + 1) * hidden])
@@ -197,8 +197,18 @@ def _biases(node: Node, what: Recurrence, hidden: int) -> tuple[Expr | None, Exp
     return op.reshape(op.add(inputs, outside), [directions * rows]), reset
 
 
-def _initial(node: Node, name: str, batch_first: bool, shape: list[int]) -> Expr:  # noqa: FBT001
-    """An initial state `[D, B, H]`; zeros where it is left out."""
+def _initial(
+    node: Node,
+    name: str,
+    batch_first: bool,  # noqa: FBT001
+    shape: list[int],
+    lengths: Expr | None,
+) -> Expr:
+    """An initial state `[D, B, H]`; zeros where it is left out.
+
+    The last state of a sequence of no steps is zero in ONNX Runtime, whatever its initial state;
+    the operators' pages do not say. Its initial state becomes zero, which then is its last one.
+    """
     value = node.get(_INITIAL_H if name == "h" else _INITIAL_C)
     if value is None:
         return constant(np.zeros(shape, node.dtype()))
@@ -207,7 +217,10 @@ def _initial(node: Node, name: str, batch_first: bool, shape: list[int]) -> Expr
     found = [int(size) for size in value.ty.shape]
     if found != shape:
         raise node.error(f"the initial state '{name}' is {found}, not {shape}")
-    return value
+    if lengths is None or (isinstance(lengths, GenericConst) and lengths.value.numpy().all()):
+        return value
+    has_steps = node.emit(op.greater(lengths, scalar(0, "int32")))
+    return op.where(op.reshape(has_steps, [1, shape[1], 1]), value, scalar(0, node.dtype()))
 
 
 CONVERTERS: dict[str, Converter] = {"GRU": gru, "LSTM": lstm, "RNN": rnn}
