@@ -100,6 +100,10 @@ def test_registered_passes_and_backends_are_known_by_name():
     assert info.hooks == ("tvmopt_register_backends", "tvmopt_register_passes")
 
 
+def test_a_backend_does_not_quantize_unless_it_says_how():
+    assert a_backend("alpha")().quantization() is None
+
+
 def test_two_values_do_not_share_plugins():
     Plugins.of(p=bringing(a_pass("one")))
     assert Plugins.of().passes == {}

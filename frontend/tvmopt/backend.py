@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import tvm
     from tvm.s_tir.dlight import ScheduleRule
 
+    from tvmopt.quantization import QuantizationScheme
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -119,6 +121,10 @@ class Backend(ABC):
         The last one should take anything, so that no kernel runs unscheduled. A rule's class
         attribute `fallback`, where it is true, has the report name the kernels it took.
         """
+
+    def quantization(self) -> "QuantizationScheme | None":
+        """What the hardware's integer arithmetic wants; None where it has none to gain from."""
+        return None
 
     def isa(self) -> Sequence[str]:
         """CPU features that a machine must have to run the package, in LLVM's names."""

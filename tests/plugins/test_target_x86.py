@@ -55,6 +55,18 @@ def test_named_cpu_decides_lanes_and_features(
     assert backend.target().attrs["mcpu"] == backend.options["mcpu"]
 
 
+@pytest.mark.parametrize(
+    ("spec", "limit"), [("x86-avx2", 64), ("x86-avx512", 64), ("x86-vnni", 127), ("x86-bf16", 127)]
+)
+def test_weights_are_limited_where_products_are_added_in_16_bits(
+    plugins: Plugins, spec: str, limit: int
+) -> None:
+    scheme = plugins.backend(spec).quantization()
+    assert scheme is not None
+    assert (scheme.activation, scheme.weight) == ("uint8", "int8")
+    assert scheme.weight_limit == limit
+
+
 def test_misspelt_cpu_gets_the_nearest_name(plugins: Plugins) -> None:
     with pytest.raises(UsageError, match="'znver44'") as caught:
         plugins.backend("x86,mcpu=znver44").target()

@@ -11,10 +11,15 @@ if TYPE_CHECKING:
     import tvm
     from tvm.s_tir.dlight import ScheduleRule
 
+    from tvmopt.quantization import QuantizationScheme
+
 _BASE = ("sse4.2", "avx", "avx2", "fma", "f16c", "bmi2")
 _AVX512 = (*_BASE, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 _VNNI = (*_AVX512, "avx512vnni")
 _BF16 = (*_VNNI, "avx512bf16")
+_DOT_PRODUCTS = {"avx512vnni", "avxvnni"}
+_LIMIT_OF_16_BITS = 64
+"""Without VNNI, `vpmaddubsw` adds two products of uint8 and int8 in 16 bits, and saturates."""
 _USUAL_CACHES = (32 << 10, 1 << 20, 16 << 20)
 
 
@@ -80,6 +85,13 @@ class X86(Backend):
         from tvmopt_schedules.x86.rules import rules
 
         return rules(self._machine())
+
+    def quantization(self) -> "QuantizationScheme":
+        from tvmopt.quantization import QuantizationScheme
+
+        if _DOT_PRODUCTS & self.capabilities.features:
+            return QuantizationScheme()
+        return QuantizationScheme(weight_limit=_LIMIT_OF_16_BITS)
 
     def isa(self) -> Sequence[str]:
         if self._is_native:
