@@ -13,15 +13,18 @@ if TYPE_CHECKING:
 
 def verification_text(verification: "Verification | None") -> str:
     """The comparison with the original in one line."""
+    from tvmopt.compiler.rounding import POOR_SQNR_DB, noisiest
+
     if verification is None:
         return "no (--no-verify)"
     worst = max(verification.outputs, key=lambda o: o.max_rel, default=None)
     errors = f": relative error {worst.max_rel:.1e}, absolute {worst.max_abs:.1e}" if worst else ""
     if worst and verification.precision != "float32":
         errors += f", in {verification.precision}, where {worst.limit:.1e} is allowed"
-        ratios = [o.sqnr_db for o in verification.outputs if o.sqnr_db is not None]
+        noise = noisiest(verification.outputs)
         same = [o.top_1 for o in verification.outputs if o.top_1 is not None]
-        errors += f"; signal to noise {min(ratios):.0f} dB" if ratios else ""
+        errors += f"; signal to noise {noise[1]:.0f} dB" if noise else ""
+        errors += " (POOR)" if noise and noise[1] < POOR_SQNR_DB else ""
         errors += f"; same top-1 in {min(same):.0%} of the rows" if same else ""
     return f"against {verification.reference}{errors}"
 

@@ -10,7 +10,16 @@ from tvmopt.compiler.departure import Departure, first_departure
 from tvmopt.compiler.executor import Array, Executor, check_inputs
 from tvmopt.compiler.manifest import OutputError, Verification
 from tvmopt.compiler.reference import Reference, open_reference
-from tvmopt.compiler.rounding import FACTOR, LEAST, quality, rounding_limits
+from tvmopt.compiler.rounding import (
+    FACTOR,
+    LEAST,
+    LEAST_SQNR_DB,
+    MOST,
+    POOR_SQNR_DB,
+    noisiest,
+    quality,
+    rounding_limits,
+)
 from tvmopt.compiler.sample_inputs import sample_inputs
 from tvmopt.compiler.threads import default_threads
 from tvmopt.errors import GateError, TvmoptError
@@ -21,6 +30,8 @@ if TYPE_CHECKING:
     from tvmopt.compiler.importer import ImportedModel
 
 SEED = 0
+
+_KEEP = "keep layers in float32 by --pass mixed-precision:keep=PATTERN"
 
 
 def verify_draft(
@@ -67,7 +78,8 @@ def verify(
     """Runs both on `inputs` and compares every output; see `tvmopt.compiler.compare`.
 
     Raises:
-        GateError: an output is beyond its limit; the hint names the first layer that departs.
+        GateError: an output is beyond its limit; the hint names the first layer that departs. Or
+            lower precision leaves too little of it: see `tvmopt.compiler.rounding`.
         InputError: the inputs are not the model's.
     """
     check_inputs(inputs, imported.inputs)
@@ -107,7 +119,8 @@ def verify(
                 least_limit=error.limit,
             )
             details = _details(errors, departure)
-            raise GateError(_message(error, reference), _hint(departure), details)
+            hint = f"{_hint(departure)}; or {_KEEP}" if error.output in limits else _hint(departure)
+            raise GateError(_message(error, reference), hint, details)
     for error in errors:
         if error.finite_share < 1:
             share = f"{1 - error.finite_share:.3g} of it is NaN or infinite in the original, too"
@@ -115,6 +128,7 @@ def verify(
             report.remarks.append(Remark("analysis", "verify", "", message))
     if limits:
         report.remarks.append(_on_precision(errors, limits, report.precision))
+        report.remarks.extend(_on_noise(errors, report.precision))
     return Verification(reference.name, seed, tuple(errors), report.precision)
 
 
@@ -133,9 +147,23 @@ def _on_precision(
     message = (
         f"computed in {precision}: output '{worst.output}' has relative error {worst.max_rel:.2g}; "
         f"allowed are {worst.limit:.2g}, which is {FACTOR:.0f} times what rounding its weights "
-        f"alone does to the original, and at least {LEAST[precision]:.2g}"
+        f"alone does to the original, at least {LEAST[precision]:.2g} and at most {MOST:.2g}"
     )
     return Remark("analysis", "verify", "", message)
+
+
+def _on_noise(errors: Sequence[OutputError], precision: str) -> list[Remark]:
+    """Refuses what is mostly noise, and warns of what has a lot."""
+    worst = noisiest(errors)
+    if worst is None or worst[1] >= POOR_SQNR_DB:
+        return []
+    error, ratio_db = worst
+    message = f"output '{error.output}' has {ratio_db:.1f} dB signal to noise in {precision}"
+    if ratio_db < LEAST_SQNR_DB:
+        why = f"{message}; under {LEAST_SQNR_DB:.0f} dB it is of no use"
+        raise GateError(why, f"{_KEEP}, or compile in float32", _details(errors, None))
+    poor = f"{message}, which is poor: under {POOR_SQNR_DB:.0f} dB; {_KEEP}"
+    return [Remark("missed", "verify", error.output, poor)]
 
 
 def allowed(strict: Sequence[OutputError], judged: Sequence[OutputError]) -> list[Remark]:
