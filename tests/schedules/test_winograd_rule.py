@@ -13,7 +13,11 @@ from images import conv2d
 from schedule_harness import Compiled, compile_relax
 from tvm import relax
 
+from tvmopt_plugins.fuse import Fuse
 from tvmopt_plugins.layout import Layout
+from tvmopt_plugins.lower import Legalize
+from tvmopt_plugins.mixed_precision import NarrowStorage
+from tvmopt_schedules.cpu.code.pairs import bfloat16_of
 from tvmopt_schedules.cpu.compute.winograd import ROUNDINGS, transforms
 from tvmopt_schedules.cpu.winograd.plan import WinogradShape, transform_flops
 from tvmopt_schedules.cpu.winograd.rule import WinogradNchwc
@@ -197,3 +201,22 @@ def test_transforms_are_a_small_part_of_the_operations(device: str) -> None:
     direct = 2 * 56 * 56 * 64 * 64 * 9
     products = direct // 4
     assert products < products + transform_flops(shape) < 1.3 * products
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_an_image_that_is_stored_narrow_is_widened(device: str, dtype: str) -> None:
+    weight, image = _data(32, 32, 3, 3, seed=1) / 16, _data(1, 32, 12, 12)
+
+    def emit(bb: relax.BlockBuilder, inputs: Any) -> relax.Expr:
+        first = bb.emit(R.nn.conv2d(inputs[0], relax.const(weight), padding=1))
+        return bb.emit(R.nn.conv2d(first, relax.const(weight), padding=1))
+
+    passes = [Layout(winograd="4"), Legalize(), Fuse(), NarrowStorage(dtype)]
+    made = compile_relax(device, [(image.shape, "float32")], emit, passes, 1)
+    assert made.rules.count("winograd-nchwc") == 2
+    between = conv2d(image, weight, padding=(1, 1, 1, 1))
+    narrow = between.astype("float16") if dtype == "float16" else bfloat16_of(between)
+    exact = conv2d(narrow.astype("float32"), weight, padding=(1, 1, 1, 1))
+    # Float32's rounding may bring an element to the other side of a tie: one step of a few.
+    step = abs(between).max() * (2.0**-10 if dtype == "float16" else 2.0**-7)
+    np.testing.assert_allclose(made.run(image)[0], exact, atol=2 * step * abs(weight).max())

@@ -84,7 +84,7 @@ class WinogradCode:
             names, (n, y, x) = bind({"n": n, "y": y - shape.top, "x": x - shape.left})
 
             def pixel(j: Expr, k: int, lane: Expr) -> Expr:
-                return load(self.data, [n, block, y + k, x + j, lane])
+                return load(self.data, [n, block, y + k, x + j, lane]).astype("float32")
 
             def down(j: Expr, read: Element) -> Statement:
                 return self._apply(
