@@ -13,7 +13,6 @@ additions where it has not.
 from typing import Any
 
 import numpy as np
-import tvm
 import tvm_ffi
 from tvm import ir, te, tirx
 
@@ -24,7 +23,6 @@ DOT_PAIRS = "tvmopt.dot_pairs"
 
 PAIR_DTYPE = "int32"
 
-
 PAIR = "tvmopt.pair"
 """`(bfloat16, bfloat16) -> int32`: two numbers as a pair, the first in the lower half."""
 
@@ -32,7 +30,7 @@ _PURE = 1  # TVM: CallEffectKind::kPure
 
 
 def _operator(name: str) -> ir.Op:
-    names: Any = tvm.ir.Op.list_op_names()
+    names: Any = ir.Op.list_op_names()
     if name not in {str(one) for one in names}:
         ir.register_op_attr(name, "TVectorizable", True)  # noqa: FBT003 - TVM's signature
         ir.register_op_attr(name, "TCallEffectKind", _PURE)
@@ -40,14 +38,18 @@ def _operator(name: str) -> ir.Op:
     return ir.Op.get(name)
 
 
+# TVM refuses an attribute that is there already. A module is imported by one thread only.
+_DOT_PAIRS, _PAIR = _operator(DOT_PAIRS), _operator(PAIR)
+
+
 def dot_pairs(a: Any, b: Any) -> Any:
     """The product of two pairs, as float32."""
-    return ir.Call(_operator(DOT_PAIRS), [a, b], ret_ty="float32")
+    return ir.Call(_DOT_PAIRS, [a, b], ret_ty="float32")
 
 
 def pair(low: Any, high: Any) -> Any:
     """Two bfloat16 as an int32."""
-    return ir.Call(_operator(PAIR), [low, high], ret_ty=PAIR_DTYPE)
+    return ir.Call(_PAIR, [low, high], ret_ty=PAIR_DTYPE)
 
 
 def multiplies_pairs(machine: Machine) -> bool:
@@ -60,7 +62,7 @@ def has_pairs(func: tirx.PrimFunc) -> bool:
     found: list[Any] = []
 
     def note(call: ir.Call) -> None:
-        if call.op == _operator(DOT_PAIRS):
+        if call.op == _DOT_PAIRS:
             found.append(call)
 
     tvm_ffi.structural_walk(func.body, [(ir.Call, note)])
@@ -74,7 +76,7 @@ def in_float32(func: tirx.PrimFunc) -> tirx.PrimFunc:
     """
 
     def expand(call: ir.Call) -> Any:
-        if call.op != _operator(DOT_PAIRS):
+        if call.op != _DOT_PAIRS:
             return call
         a, b = (tirx.Cast("float32", operand) for operand in call.args)
         return a * b + b * a
