@@ -67,6 +67,12 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 # The bounds that the docstring of fast_math states, in ulp.
 CASES = {
     "exp": (te.exp, np.exp, 2),
+    "expm1": (lambda x: te.exp(x) - tvm.tirx.const(1.0, "float32"), np.expm1, 3),
+    "negative expm1": (
+        lambda x: tvm.tirx.const(1.0, "float32") - te.exp(x),
+        lambda x: -np.expm1(x),
+        3,
+    ),
     "sigmoid": (te.sigmoid, _sigmoid, 4),
     "log": (te.log, np.log, 2),
     "erf": (te.erf, _erf, 6),
@@ -103,6 +109,24 @@ def test_silu_is_one_quotient() -> None:
     ends = np.array([np.inf, np.nan, -1e4, 1e4, 0, 0, 0, 0], np.float32)
     limits = _evaluate(lambda v: v * te.sigmoid(v), ends)
     np.testing.assert_allclose(limits, [np.inf, np.nan, 0, 1e4, 0, 0, 0, 0], atol=1e-30)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_elu_keeps_its_digits_near_zero(scale: float, device: str) -> None:
+    """Elu, and Celu with its alpha; `exp(x) - 1` is 0 for x = -1e-8."""
+
+    def emit(bb: relax.BlockBuilder, v: list[relax.Var]) -> relax.Expr:
+        alpha, one, zero = (relax.const(c, "float32") for c in (scale, 1.0, 0.0))
+        power = bb.emit(relax.op.exp(bb.emit(relax.op.divide(v[0], alpha))))
+        low = bb.emit(relax.op.multiply(alpha, bb.emit(relax.op.subtract(power, one))))
+        return relax.op.where(bb.emit(relax.op.greater(v[0], zero)), v[0], low)
+
+    x = -np.logspace(-37, 1.9, 1003, dtype=np.float32)
+    made = compile_relax(device, [(x.shape, "float32")], emit)
+    exact = scale * np.expm1(x.astype(np.float64) / scale)
+    ulp = np.abs(made.run(x)[0] - exact) / np.spacing(np.abs(exact).astype(np.float32))
+    assert ulp.max() <= 3  # the scales are powers of two
+    assert not re.search(r"\b(expf|expm1f)\b", made.assembly)
 
 
 @pytest.mark.parametrize("exponent", [-2.0, -1.0, -0.5, 0.5, 2.0, 3.0, 4.0])

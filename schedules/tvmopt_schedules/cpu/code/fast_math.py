@@ -7,6 +7,7 @@ reductions follow Cephes. Errors are in units in the last place (ulp) of the exa
 whole range of float32, as `tests/schedules/cpu/test_fast_math.py` measures them:
 
     exp      2 ulp; results under 2^-125.5 (1.7e-38) become 0
+    expm1    3 ulp, written as exp(x) - 1 or 1 - exp(x): also near 0, where the difference cancels
     sigmoid  4 ulp; the same below 1.7e-38
     SiLU     4 ulp, written as x * sigmoid(x); 0 below x = -87
     log      2 ulp
@@ -107,7 +108,12 @@ def expand_math(func: tirx.PrimFunc) -> tirx.PrimFunc:
     may be inlined any more.
     """
     held = hold_nested(func, _is_expanded)
-    rewrites = [(ir.Call, _expand_call), (tirx.Mul, _expand_product)]
+    rewrites = [
+        (ir.Call, _expand_call),
+        (tirx.Mul, _expand_product),
+        (tirx.Sub, _expand_difference),
+        (tirx.Add, _expand_sum),
+    ]
     return tvm_ffi.structural_map(held, rewrites, order="pre")
 
 
@@ -135,6 +141,34 @@ def _expand_product(product: tirx.Mul) -> Any:
         if gate.op.name == "tirx.sigmoid" and tvm_ffi.structural_equal(x, gate.args[0]):
             return product if contains(x, _is_expanded) else _bind("x", x, silu)
     return product
+
+
+def _expand_difference(difference: tirx.Sub) -> Any:
+    """`exp(x) - 1` and `1 - exp(x)`."""
+    if _is_exp(difference.a) and _equals(difference.b, 1.0):
+        return expm1(difference.a.args[0])
+    if _is_exp(difference.b) and _equals(difference.a, 1.0):
+        return _f32(-1.0) * expm1(difference.b.args[0])
+    return difference
+
+
+def _expand_sum(total: tirx.Add) -> Any:
+    """`exp(x) + -1`, to which TVM simplifies `exp(x) - 1`."""
+    for power, constant in ((total.a, total.b), (total.b, total.a)):
+        if _is_exp(power) and _equals(constant, -1.0):
+            return expm1(power.args[0])
+    return total
+
+
+def _is_exp(expr: Any) -> bool:
+    """Whether it is an `exp` to expand, with none inside."""
+    if not isinstance(expr, ir.Call) or not _is_expanded(expr) or expr.op.name != "tirx.exp":
+        return False
+    return not contains(expr.args[0], _is_expanded)
+
+
+def _equals(expr: Any, value: float) -> bool:
+    return isinstance(expr, tirx.FloatImm) and float(expr.value) == value
 
 
 def _is_float32(expr: Any) -> bool:
@@ -171,6 +205,21 @@ def _horner(coefficients: Sequence[float], x: Any) -> Any:
 
 def exp(x: Any) -> Any:
     """e^x = 2^n * e^r with n = round(x / ln 2), |r| <= ln(2) / 2."""
+    return _reduced(x, lambda power, r: power * _horner([2 * c for c in _EXP], r))
+
+
+def expm1(x: Any) -> Any:
+    """e^x - 1 = 2^n * (e^r - 1) + 2^n - 1, where e^r - 1 is a polynomial without cancellation."""
+
+    def total(power: Any, r: Any) -> Any:
+        less_one = tirx.op.fma(r * r, _horner(_EXP[2:], r), r)
+        return _f32(2.0) * tirx.op.fma(power, less_one, power - _f32(0.5))
+
+    return _reduced(x, total)
+
+
+def _reduced(x: Any, result: Callable[[Any, Any], Any]) -> Any:
+    """`result(2^(n-1), r)` for x = n * ln 2 + r."""
     # n - 1 + 127 goes into the exponent field, and the polynomial is doubled: 2^(n-1) is a finite
     # number for n = 128, and 0 for n = -126, where the result is as good as 0. 126 is part of the
     # rounding constant, whose own bits the shift pushes out.
@@ -184,14 +233,14 @@ def exp(x: Any) -> Any:
             power = tirx.reinterpret(
                 "float32", tirx.shift_left(tirx.reinterpret("int32", shifted), _i32(23))
             )
-            return _bind("n", shifted - _f32(magic), lambda n: power * polynomial(clamped, n))
+            return _bind("n", shifted - _f32(magic), lambda n: rest(power, clamped, n))
 
         return body
 
-    def polynomial(clamped: Any, n: Any) -> Any:
+    def rest(power: Any, clamped: Any, n: Any) -> Any:
         high = tirx.op.fma(n, _f32(-_LN2_HIGH), clamped)
-        rest = tirx.op.fma(n, _f32(-_LN2_LOW), high)
-        return _bind("r", rest, lambda r: _horner([2 * c for c in _EXP], r))
+        low = tirx.op.fma(n, _f32(-_LN2_LOW), high)
+        return _bind("r", low, lambda r: result(power, r))
 
     return _bind("x", x, lambda v: _bind("clamped", _clamp(v, -87.3, 88.8), reduced))
 
