@@ -10,9 +10,10 @@ from tvm import relax, tirx
 from tvm.script import relax as R
 
 from tvmopt import CompileContext, CompileRequest, ModelSource, Pass, UsageError
+from tvmopt.compiler.build import build
 from tvmopt.plugins import Plugins
 from tvmopt_plugins.fuse import Fuse
-from tvmopt_plugins.lower import Legalize
+from tvmopt_plugins.lower import Legalize, Schedule
 from tvmopt_plugins.mixed_precision import MixedPrecision, NarrowStorage
 from tvmopt_plugins.target_x86 import X86
 
@@ -157,6 +158,26 @@ def _softmax(x: relax.Expr) -> relax.Expr:
 def test_what_lies_between_kernels_is_narrow_and_the_result_is_not(dtype: str) -> None:
     mod = _module(("a", _softmax), ("b", _softmax), ("c", _softmax), shape=(64, 64))
     assert _stored(mod, NarrowStorage(dtype)) == [dtype, dtype, "float32"]
+
+
+def test_what_a_float16_cannot_hold_is_stored_as_its_largest_number() -> None:
+    """And what is infinite or NaN in float32 stays that."""
+
+    def same(x: relax.Expr) -> relax.Expr:
+        return relax.op.sum(x, axis=2, keepdims=True)  # of one element
+
+    x = np.array([1.5, 65504, 65519.9, 65520, 1e9, np.inf, np.nan, 0], "float32")
+    x = np.tile(np.stack([x, -x]), (32, 8))[..., np.newaxis]
+    ctx = _context("x86-avx2")
+    mod = _module(("a", same), ("b", same), shape=x.shape)
+    with ctx.target:
+        for step in (Legalize(), Fuse(), NarrowStorage("float16"), Schedule()):
+            mod = step.run(mod, ctx)
+    said = [r.message for r in ctx.report.remarks if r.pass_name == "narrow-storage"]
+    assert any("is stored as that" in message for message in said)
+    machine = relax.VirtualMachine(build(mod, ctx.target).executable, tvm.cpu())
+    result = machine["main"](tvm.runtime.tensor(x)).numpy()
+    np.testing.assert_array_equal(result, np.where(np.isfinite(x), np.clip(x, -65504, 65504), x))
 
 
 def test_small_tensors_stay_float32() -> None:

@@ -49,7 +49,8 @@ class NarrowStorage(Pass):
     """Keeps what one kernel hands to another in a 16-bit type; kernels compute in float32.
 
     Halves the memory traffic of activations. Inputs and outputs of the model keep their type, and
-    so do small tensors, which stay in a cache anyway.
+    so do small tensors, which stay in a cache anyway. What exceeds the range of a float16 is
+    stored as its largest number, 65504.
 
     Attributes:
         dtype: bfloat16 or float16.

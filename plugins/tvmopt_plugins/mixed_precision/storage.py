@@ -4,8 +4,12 @@ Works on fused kernels, whatever they compute. A tensor is narrowed where everyt
 can read or write it so; a reshape shares the type of what it is a view of. The conversions are
 blocks of the kernels: the one that widens is inlined into whatever reads it, the one that rounds is
 one more element-wise operator at the kernel's end.
+
+A float16 ends at 65504, and nothing bounds most activations: what is larger, but finite, is stored
+as 65504 of its sign, so that no infinity or NaN comes of it. Verification measures what that costs.
 """
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from math import prod
@@ -23,6 +27,14 @@ if TYPE_CHECKING:
 
 _WIDEN, _ROUND = "widen", "round"
 
+_LARGEST = 65504.0
+"""The largest float16."""
+
+_ON_LIMIT = {
+    "bfloat16": "",
+    "float16": f"; what is finite and beyond +-{_LARGEST:.0f} is stored as that",
+}
+
 
 def narrow_storage(mod: tvm.IRModule, source: "NarrowStorage", ctx: CompileContext) -> tvm.IRModule:
     """Narrows the tensors between the kernels of `main`."""
@@ -36,7 +48,7 @@ def narrow_storage(mod: tvm.IRModule, source: "NarrowStorage", ctx: CompileConte
         source,
         "",
         f"{len(chosen)} tensors between kernels are stored in {source.dtype}: "
-        f"{before / 2e6:.1f} MB instead of {before / 1e6:.1f} MB",
+        f"{before / 2e6:.1f} MB instead of {before / 1e6:.1f} MB{_ON_LIMIT[source.dtype]}",
     )
     ctx.report.precision = source.dtype
     writer = _Writer(mod, chosen, source.dtype)
@@ -210,10 +222,23 @@ class _Writer:
         if key not in self.kernels:
             given = self.dtype if name == _WIDEN else "float32"
             data = te.placeholder(shape, given, name="data")
-            cast = te.compute(shape, lambda *i: data(*i).astype(dtype), name=name)
+            saturates = dtype == "float16"
+
+            def convert(*index: Any) -> Any:
+                value = data(*index)
+                return (_limited(value) if saturates else value).astype(dtype)
+
+            cast = te.compute(shape, convert, name=name)
             func = te.create_prim_func([data, cast]).without_attr("global_symbol")
             self.kernels[key] = self.bb.add_func(func, name)
         return self.kernels[key]
+
+
+def _limited(x: Any) -> Any:
+    """A finite float32 within float16's range; infinities and NaN stay what they are."""
+    largest, infinite = tirx.const(_LARGEST, "float32"), tirx.const(math.inf, "float32")
+    above, below = tirx.all(x > largest, x < infinite), tirx.all(x < -largest, x > -infinite)
+    return tirx.Select(above, largest, tirx.Select(below, -largest, x))
 
 
 def _rename(value: relax.Expr, env: dict[relax.Expr, relax.Expr]) -> relax.Expr:
