@@ -8,6 +8,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from tvmopt.backend import Backend, Capabilities, Device
+from tvmopt.calibration import Calibration, CalibrationSource, Calibrator, Dataset
 from tvmopt.errors import (
     GateError,
     InputError,
@@ -19,7 +20,8 @@ from tvmopt.errors import (
 )
 from tvmopt.hookspecs import hookimpl
 from tvmopt.model import CompileRequest, ModelSource, TensorSpec
-from tvmopt.passes import DEFAULT_PASSES, CompileContext, Pass, Stage, option
+from tvmopt.options import option
+from tvmopt.passes import DEFAULT_PASSES, CompileContext, Pass, Stage
 from tvmopt.report import Layer, PassRecord, Remark, Report
 
 if TYPE_CHECKING:
@@ -32,9 +34,13 @@ __version__ = "0.1.0"
 __all__ = [
     "DEFAULT_PASSES",
     "Backend",
+    "Calibration",
+    "CalibrationSource",
+    "Calibrator",
     "Capabilities",
     "CompileContext",
     "CompileRequest",
+    "Dataset",
     "Device",
     "GateError",
     "InputError",

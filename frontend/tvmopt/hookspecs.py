@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import click
 
     from tvmopt.backend import Backend
+    from tvmopt.calibration import Calibrator, Dataset
     from tvmopt.model import CompileRequest
     from tvmopt.passes import Pass
     from tvmopt.report import Report
@@ -30,6 +31,16 @@ def tvmopt_register_backends() -> Iterable[type["Backend"]]:  # pyright: ignore[
 @hookspec
 def tvmopt_register_passes() -> Iterable[type["Pass"]]:  # pyright: ignore[reportReturnType]
     """Returns passes; each can then be named by `--pass` and in a recipe."""
+
+
+@hookspec
+def tvmopt_register_calibrators() -> Iterable[type["Calibrator"]]:  # pyright: ignore[reportReturnType]
+    """Returns calibrators; each can then be named by `--calibrator`."""
+
+
+@hookspec
+def tvmopt_register_datasets() -> Iterable[type["Dataset"]]:  # pyright: ignore[reportReturnType]
+    """Returns data sets; each can then be named by `--calibration`."""
 
 
 @hookspec

@@ -2,11 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from tvmopt.errors import UsageError, unknown_name
+from tvmopt.options import check_bounds, parse_options
 from tvmopt.report import Remark, Report
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     import tvm
 
+    from tvmopt.calibration import Calibration
     from tvmopt.model import CompileRequest
 
 
@@ -54,11 +55,13 @@ class CompileContext:
         request: what the user asked for; `request.backend` is the hardware.
         target: the backend's TVM target.
         report: where remarks and layers go.
+        calibration: data to run the model on; None when the user gave none.
     """
 
     request: "CompileRequest"
     target: "tvm.target.Target"
     report: Report = field(default_factory=Report)
+    calibration: "Calibration | None" = None
 
     def passed(self, source: "Pass", op: str, message: str) -> None:
         """Records that `source` rewrote `op` (an ONNX node's name)."""
@@ -93,12 +96,7 @@ class Pass(ABC):
         Raises:
             UsageError: an option below its minimum.
         """
-        for one in fields(self):
-            minimum, value = one.metadata.get("minimum"), getattr(self, one.name)
-            if minimum is not None and value < minimum:
-                name = one.name.replace("_", "-")
-                message = f"option '{name}' of pass '{self.name}' is at least {minimum}"
-                raise UsageError(f"{message}, got {value}")
+        check_bounds(self, f"pass '{self.name}'")
 
     @abstractmethod
     def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
@@ -111,34 +109,4 @@ class Pass(ABC):
         Raises:
             UsageError: an option that the pass does not have, or a value of the wrong type.
         """
-        types = {f.name: f.type for f in fields(cls)}
-        values: dict[str, Any] = {}
-        for key, text in options.items():
-            name = key.replace("-", "_")
-            if name not in types:
-                known = [known.replace("_", "-") for known in types]
-                raise unknown_name(f"option of pass '{cls.name}'", key, known)
-            values[name] = _parse_option(cls.name, key, types[name], text)
-        return cls(**values)
-
-
-def option(default: int, *, minimum: int) -> int:
-    """A field of a pass that is a number with a lower bound."""
-    return field(default=default, metadata={"minimum": minimum})
-
-
-def _parse_option(pass_name: str, key: str, kind: Any, text: str) -> Any:
-    kind_name = kind if isinstance(kind, str) else kind.__name__
-    try:
-        match kind_name:
-            case "bool":
-                return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-            case "int":
-                return int(text)
-            case "float":
-                return float(text)
-            case _:
-                return text
-    except (KeyError, ValueError) as error:
-        message = f"option '{key}' of pass '{pass_name}' wants {kind_name}, got '{text}'"
-        raise UsageError(message) from error
+        return cls(**parse_options(cls, f"pass '{cls.name}'", options))

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from tvmopt import hookspecs
-from tvmopt.backend import Backend
+from tvmopt.backend import Backend, Device
+from tvmopt.calibration import Calibrator, Dataset, split_options
 from tvmopt.errors import TvmoptError, UsageError, unknown_name
 from tvmopt.passes import Pass
 
@@ -35,6 +36,8 @@ class PluginInfo:
     version: str
     backends: tuple[str, ...] = ()
     passes: tuple[str, ...] = ()
+    calibrators: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     hooks: tuple[str, ...] = ()
     error: str = ""
@@ -51,8 +54,10 @@ class Plugins:
     infos: list[PluginInfo] = field(default_factory=list[PluginInfo])
     backends: dict[str, type[Backend]] = field(default_factory=dict[str, type[Backend]])
     passes: dict[str, type[Pass]] = field(default_factory=dict[str, type[Pass]])
+    calibrators: dict[str, type[Calibrator]] = field(default_factory=dict[str, type[Calibrator]])
+    datasets: dict[str, type[Dataset]] = field(default_factory=dict[str, type[Dataset]])
     origins: dict[type, str] = field(default_factory=dict[type, str])
-    """Which plugin a backend or pass class came from."""
+    """Which plugin a registered class came from."""
 
     @classmethod
     def load(cls) -> "Plugins":
@@ -102,57 +107,59 @@ class Plugins:
         try:
             self.manager.register(plugin, name=name)
             self.manager.check_pending()
-            backends = self._collect(plugin, "tvmopt_register_backends", Backend)
-            passes = self._collect(plugin, "tvmopt_register_passes", Pass)
-            self._check_names(backends, passes)
+            found = {kind: self._collect(plugin, kind) for kind in _KINDS}
+            for kind, items in found.items():
+                self._check_names(kind, items)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may fail in any way
             if self.manager.is_registered(plugin):
                 self.manager.unregister(plugin)
             self.infos.append(PluginInfo(*described, error=_reason(error)))
             return
-        for registered, names in ((backends, self.backends), (passes, self.passes)):
-            for item in registered:
-                names[item.name] = item  # pyright: ignore[reportArgumentType]
+        for kind, items in found.items():
+            for item in items:
+                self._registered(kind)[item.name] = item
                 self.origins[item] = name
         hooks = tuple(sorted(caller.name for caller in self.manager.get_hookcallers(plugin) or []))
         self.infos.append(
             PluginInfo(
                 *described,
-                backends=tuple(b.name for b in backends),
-                passes=tuple(p.name for p in passes),
                 hooks=hooks,
+                **{kind.names: tuple(item.name for item in found[kind]) for kind in _KINDS},  # pyright: ignore[reportArgumentType]
             )
         )
+
+    def _registered(self, kind: "_Kind") -> dict[str, type[Any]]:
+        return getattr(self, kind.names)
 
     def _call_one(self, plugin: object, hook: str, **arguments: object) -> list[Any]:
         others = [p for p in self.manager.get_plugins() if p is not plugin]
         return self.manager.subset_hook_caller(hook, remove_plugins=others)(**arguments)
 
-    def _collect(self, plugin: object, hook: str, kind: type) -> list[type[Any]]:
-        found = [item for result in self._call_one(plugin, hook) for item in result]
+    def _collect(self, plugin: object, kind: "_Kind") -> list[type[Any]]:
+        found = [item for result in self._call_one(plugin, kind.hook) for item in result]
         for item in found:
-            if not (isinstance(item, type) and issubclass(item, kind)):
-                message = f"{hook} returned {item!r}, which is no subclass of {kind.__name__}"
-                raise UsageError(message)
-            missing = [a for a in _CLASS_ATTRIBUTES[kind] if not hasattr(item, a)]
+            if not (isinstance(item, type) and issubclass(item, kind.base)):
+                message = f"{kind.hook} returned {item!r}, which is no subclass of"
+                raise UsageError(f"{message} {kind.base.__name__}")
+            missing = [a for a in kind.attributes if not hasattr(item, a)]
             missing += sorted(getattr(item, "__abstractmethods__", ()))
             if missing:
                 raise UsageError(f"{_path_of(item)} does not define {', '.join(missing)}")
         return found
 
-    def _check_names(self, backends: list[type[Backend]], passes: list[type[Pass]]) -> None:
-        targets = self.target_names()
-        for backend in backends:
-            for name in dict.fromkeys((backend.name, *(d.name for d in backend.devices))):
-                _claim(targets, name, backend)
-        taken: dict[str, type] = dict(self.passes)
-        for one in passes:
-            _claim(taken, one.name, one)
+    def _check_names(self, kind: "_Kind", items: list[type[Any]]) -> None:
+        taken: dict[str, type] = {**self._registered(kind)}
+        if kind.base is Backend:
+            taken.update(self.target_names())
+        for item in items:
+            devices: Iterable[Device] = getattr(item, "devices", ())
+            for name in dict.fromkeys((item.name, *(d.name for d in devices))):
+                _claim(taken, name, item)
 
     def _drop(self, name: str, error: BaseException) -> None:
         """Takes back all that a loaded plugin registered and records why."""
         self.manager.unregister(name=name)
-        for names in (self.backends, self.passes):
+        for names in map(self._registered, _KINDS):
             for key in [key for key, item in names.items() if self.origins.get(item) == name]:
                 del names[key]
         self.origins = {item: origin for item, origin in self.origins.items() if origin != name}
@@ -199,6 +206,30 @@ class Plugins:
                 raise UsageError(f"target '{spec}': '{pair}' is not of the form key=value")
             options[key] = value
         return names[name](name, options)
+
+    def calibrator(self, spec: str) -> Callable[[], Calibrator]:
+        """Makes calibrators of one kind, of a text such as `percentile:percentile=99.9`.
+
+        Raises:
+            UsageError: an unknown calibrator or option, with the nearest name as a hint.
+        """
+        name, options = split_options(spec)
+        if name not in self.calibrators:
+            raise self._unknown("calibrator", name, self.calibrators)
+        kind = self.calibrators[name]
+        kind.from_options(options)  # a wrong option shall show now
+        return lambda: kind.from_options(options)
+
+    def dataset(self, spec: str) -> Dataset:
+        """The data set for a text such as `digits:split=train`.
+
+        Raises:
+            UsageError: an unknown data set or option, with the nearest name as a hint.
+        """
+        name, options = split_options(spec)
+        if name not in self.datasets:
+            raise self._unknown("data set", name, self.datasets)
+        return self.datasets[name].from_options(options)
 
     def line_up(self, request: "CompileRequest") -> list[Pass]:
         """The passes of one compilation, in the order in which they run.
@@ -297,10 +328,22 @@ class Plugins:
                 warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
-_CLASS_ATTRIBUTES: dict[type, tuple[str, ...]] = {
-    Backend: ("name", "description"),
-    Pass: ("name", "stage"),
-}
+@dataclass(frozen=True)
+class _Kind:
+    """What a hook registers: `names` is where `Plugins` and `PluginInfo` keep it."""
+
+    names: str
+    hook: str
+    base: type
+    attributes: tuple[str, ...]
+
+
+_KINDS = (
+    _Kind("backends", "tvmopt_register_backends", Backend, ("name", "description")),
+    _Kind("passes", "tvmopt_register_passes", Pass, ("name", "stage")),
+    _Kind("calibrators", "tvmopt_register_calibrators", Calibrator, ("name",)),
+    _Kind("datasets", "tvmopt_register_datasets", Dataset, ("name", "description")),
+)
 
 
 def _manager() -> pluggy.PluginManager:

@@ -106,9 +106,9 @@ def test_plugins_lists_what_each_registers_and_why_the_bad_ones_are_bad(capsys: 
     assert main(["plugins"], kitchen()) == 0
     assert capsys.readouterr().out.splitlines() == [
         "kitchen  (kitchen)",
-        "  backends  toaster",
-        "  passes    crisp",
-        "  hooks     tvmopt_register_backends, tvmopt_register_passes",
+        "  backends     toaster",
+        "  passes       crisp",
+        "  hooks        tvmopt_register_backends, tvmopt_register_passes",
         "cellar  (cellar)",
         f"  NOT LOADED: the name 'crisp' is used by both {__name__}.Crisp and {__name__}.Crisp",
     ]

@@ -1,5 +1,6 @@
 """`tvmopt plugins`: what is plugged in, what each brings, and what is broken."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 
 import click
@@ -7,7 +8,6 @@ import click
 from tvmopt.cli.console import print_json
 from tvmopt.cli.options import json_option, verbose_option
 from tvmopt.cli.session import Session
-from tvmopt.passes import Pass
 from tvmopt.plugins import PluginInfo, Plugins
 
 
@@ -25,7 +25,9 @@ def plugins_command(session: Session, *, as_json: bool) -> None:
         print_json(
             {
                 "plugins": [asdict(info) for info in plugins.infos],
-                "passes": {name: _options(one) for name, one in plugins.passes.items()},
+                "passes": _all_options(plugins.passes),
+                "calibrators": _all_options(plugins.calibrators),
+                "datasets": _all_options(plugins.datasets),
             }
         )
         return
@@ -41,20 +43,30 @@ def _show(info: PluginInfo, plugins: Plugins, *, verbose: bool) -> None:
     registered = {
         "backends": info.backends,
         "passes": info.passes,
+        "calibrators": info.calibrators,
+        "datasets": info.datasets,
         "commands": info.commands,
         "hooks": info.hooks,
     }
     for kind, names in registered.items():
         if names:
-            click.echo(f"  {kind:<8}  {', '.join(names)}")
+            click.echo(f"  {kind:<11}  {', '.join(names)}")
     if not info.hooks:
         click.echo("  registers nothing: it implements no hook (@tvmopt.hookimpl)")
     if verbose:
         for name in info.passes:
             one = plugins.passes[name]
-            click.echo(f"    {name} ({one.stage.name.lower()}): {_first_line(one)}")
-            for option, text in _options(one)["options"].items():
-                click.echo(f"      {option}={text}")
+            _show_options(f"{name} ({one.stage.name.lower()})", one)
+        for name in info.calibrators:
+            _show_options(f"{name} (calibrator)", plugins.calibrators[name])
+        for name in info.datasets:
+            _show_options(f"{name} (data set)", plugins.datasets[name])
+
+
+def _show_options(title: str, one: type) -> None:
+    click.echo(f"    {title}: {_first_line(one)}")
+    for option, text in _options(one)["options"].items():
+        click.echo(f"      {option}={text}")
 
 
 def _heading(info: PluginInfo) -> str:
@@ -62,11 +74,17 @@ def _heading(info: PluginInfo) -> str:
     return f"{info.name}  ({', '.join(part for part in (source, info.module) if part)})"
 
 
-def _options(one: type[Pass]) -> dict[str, dict[str, str]]:
+def _all_options(known: Mapping[str, type]) -> dict[str, dict[str, dict[str, str]]]:
+    return {name: _options(one) for name, one in known.items()}
+
+
+def _options(one: type) -> dict[str, dict[str, str]]:
     from dataclasses import MISSING
 
     defaults: dict[str, str] = {}
     for field in fields(one):
+        if not field.init:
+            continue
         kind = field.type if isinstance(field.type, str) else field.type.__name__
         default = "" if field.default is MISSING else f" (default {field.default})"
         defaults[field.name.replace("_", "-")] = f"{kind}{default}"
