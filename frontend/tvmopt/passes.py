@@ -43,6 +43,7 @@ DEFAULT_PASSES = (
     "fuse",
     "share-buffers",
     "schedule",
+    "overwrite-operands",
 )
 """The passes that every compilation runs unless it is told otherwise, in this order."""
 
