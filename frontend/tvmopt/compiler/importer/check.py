@@ -8,6 +8,7 @@ from onnx import GraphProto, NodeProto, defs
 from tvmopt.compiler.importer.draft import DEFAULT_DOMAINS, Draft, opset_of, subgraphs
 from tvmopt.compiler.importer.infer import with_constants
 from tvmopt.compiler.importer.ops import REFUSED, is_supported
+from tvmopt.compiler.importer.quantized import is_quantized
 from tvmopt.errors import ModelError
 
 OLDEST_OPSET = 6
@@ -49,6 +50,8 @@ def check_graph(draft: Draft) -> None:
     domains: dict[str, list[str]] = defaultdict(list)
     unknown: dict[str, list[str]] = defaultdict(list)
     for node in _all_nodes(draft.graph, ""):
+        if is_quantized(node):
+            continue
         if node.domain not in DEFAULT_DOMAINS:
             domains[f"{node.domain}::{node.op_type}"].append(node.name)
         elif not _exists(node.op_type, draft.opset):

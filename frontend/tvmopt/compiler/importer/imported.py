@@ -11,9 +11,12 @@ from tvmopt.compiler.importer import dims, original
 from tvmopt.compiler.importer.branches import resolve_branches
 from tvmopt.compiler.importer.build import build_module
 from tvmopt.compiler.importer.check import check_graph, check_opset, check_supported, check_valid
+from tvmopt.compiler.importer.draft import Draft
 from tvmopt.compiler.importer.fold import fold
 from tvmopt.compiler.importer.functions import inline_local_functions, inline_schema_functions
+from tvmopt.compiler.importer.infer import Types
 from tvmopt.compiler.importer.names import name_nodes
+from tvmopt.compiler.importer.quantized import expand_quantized
 from tvmopt.compiler.importer.read import read_draft
 from tvmopt.compiler.sample_inputs import input_ranges
 from tvmopt.model import ModelSource, TensorSpec
@@ -72,13 +75,18 @@ def import_model(source: ModelSource) -> ImportedModel:
     check_graph(draft)
     dims.freeze(draft, source)
     check_valid(draft)
-    inline_schema_functions(draft)
-    types = fold(draft)
+    types = _simplify(draft)
     while resolve_branches(draft):
-        inline_schema_functions(draft)
-        types = fold(draft)
+        types = _simplify(draft)
     check_supported(draft)
     module, inputs, outputs = build_module(draft, types)
     ranges = input_ranges(graph, inputs, shapes)
     remarks = tuple(draft.remarks)
     return ImportedModel(module, inputs, outputs, remarks, source, ranges, node_outputs)
+
+
+def _simplify(draft: Draft) -> Types:
+    """Leaves operators that have converters, as far as there are, and folds constants."""
+    expand_quantized(draft)
+    inline_schema_functions(draft)
+    return fold(draft)

@@ -6,33 +6,33 @@ from tvm.relax import op
 from tvmopt.compiler.importer.node import Converter, Node
 from tvmopt.compiler.importer.ops.windows import pads
 
-_LAYOUTS = {1: "NCW", 2: "NCHW", 3: "NCDHW"}
-_CONVOLUTIONS = {1: op.nn.conv1d, 2: op.nn.conv2d, 3: op.nn.conv3d}
+LAYOUTS = {1: "NCW", 2: "NCHW", 3: "NCDHW"}
+CONVOLUTIONS = {1: op.nn.conv1d, 2: op.nn.conv2d, 3: op.nn.conv3d}
 _TRANSPOSES = {1: op.nn.conv1d_transpose, 2: op.nn.conv2d_transpose, 3: op.nn.conv3d_transpose}
 
 
 def convolution(node: Node) -> Expr:
     """A convolution over 1 to 3 spatial dimensions, `[N, C, ...]` and `[O, I, ...]`."""
-    rank = _spatial_rank(node)
+    rank = spatial_rank(node)
     kernel = node.shape(1)[2:]
     strides = node.attribute("strides", [1] * rank)
     dilations = node.attribute("dilations", [1] * rank)
-    result = _CONVOLUTIONS[rank](
+    result = CONVOLUTIONS[rank](
         node[0],
         node[1],
         strides=list(strides),
         padding=pads(node, node.shape()[2:], kernel, strides, dilations),
         dilation=list(dilations),
         groups=node.attribute("group", 1),
-        data_layout=_LAYOUTS[rank],
-        kernel_layout="OI" + _LAYOUTS[rank][2:],
+        data_layout=LAYOUTS[rank],
+        kernel_layout="OI" + LAYOUTS[rank][2:],
     )
     return _add_bias(node, result, rank)
 
 
 def transposed_convolution(node: Node) -> Expr:
     """A transposed convolution; `output_shape` decides the padding where it is given."""
-    rank = _spatial_rank(node)
+    rank = spatial_rank(node)
     kernel = node.shape(1)[2:]
     strides = list(node.attribute("strides", [1] * rank))
     dilations = list(node.attribute("dilations", [1] * rank))
@@ -48,8 +48,8 @@ def transposed_convolution(node: Node) -> Expr:
         padding=[max(p, 0) for p in padding],
         output_padding=extra,
         groups=node.attribute("group", 1),
-        data_layout=_LAYOUTS[rank],
-        kernel_layout="IO" + _LAYOUTS[rank][2:],
+        data_layout=LAYOUTS[rank],
+        kernel_layout="IO" + LAYOUTS[rank][2:],
     )
     if any(p < 0 for p in padding):  # an output larger than what is computed ends in zeros
         grow = [max(-p, 0) for p in padding]
@@ -99,9 +99,10 @@ def _interleaved(begin: list[int], end: list[int]) -> list[int]:
     return [width for pair in zip(begin, end, strict=True) for width in pair]
 
 
-def _spatial_rank(node: Node) -> int:
+def spatial_rank(node: Node) -> int:
+    """Dimensions of the image, 1 to 3."""
     rank = len(node.shape()) - 2
-    if rank not in _LAYOUTS:
+    if rank not in LAYOUTS:
         raise node.error(f"it has {rank} spatial dimensions; 1 to 3 are supported")
     return rank
 
