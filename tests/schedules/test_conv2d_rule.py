@@ -325,6 +325,11 @@ def test_common_layers_get_full_tiles() -> None:
     assert conv_tile(AVX2, _shape(56, 56, 8, 576)) == ConvTile(1, 6, 2)
 
 
+def test_a_scalar_in_a_register_is_multiplied_with_two_vectors() -> None:
+    assert conv_tile(AVX2, _shape(7, 7, 64, 4608)) == ConvTile(1, 4, 2)
+    assert conv_tile(AVX2, _shape(1, 3136, 7, 64)).pixels <= 8  # 7 blocks have no even divisor
+
+
 def test_chunks_stay_in_the_level_2_cache() -> None:
     large = ConvShape(224, 224, 4, 4, 576, 13 << 20, 147 << 10, 1)
     _, chunk = division(AVX512, large)

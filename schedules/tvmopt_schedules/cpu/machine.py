@@ -38,6 +38,11 @@ class Machine:
     l3_bytes_per_cycle: float = 16.0
     memory_bytes_per_cycle: float = 5.0
 
+    @property
+    def broadcasts_from_memory(self) -> bool:
+        """Whether a multiply-add takes a scalar from memory for all its lanes, as AVX-512's do."""
+        return self.lanes >= 16
+
     @classmethod
     def of(cls, capabilities: Any) -> "Machine":
         """The machine that a backend's `Capabilities` describe."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from tvmopt_schedules.cpu.cost import (
     CALL_CYCLES,
+    holds,
     once_cycles,
     parts,
     preference,
@@ -104,7 +105,7 @@ def fits(machine: Machine, height: int, width: int) -> bool:
     """Whether the registers hold a tile's accumulators and its operands."""
     if height == 1:  # the columns are operands in memory
         return width + 2 <= machine.registers
-    return height * width + width + 1 <= machine.registers
+    return holds(machine, height, width)
 
 
 def _order(machine: Machine, tile: RegisterTile, rows: int, columns: int, steps: int) -> float:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tvmopt_schedules.cpu.cost import preference, rate_of, tile_cycles
+from tvmopt_schedules.cpu.cost import holds, preference, rate_of, tile_cycles
 from tvmopt_schedules.cpu.machine import Machine
 
 _MOST_VECTORS = 8
@@ -137,7 +137,7 @@ def _fits(machine: Machine, rows: int, width: int) -> bool:
         rows == 1
     ):  # the weights are operands in memory; more sums than hide the latency gain nothing
         return width <= machine.registers // 2
-    return rows * width + width + 1 <= machine.registers
+    return holds(machine, rows, width)
 
 
 def phase_cycles(

@@ -6,6 +6,7 @@ from functools import cache
 from tvmopt_schedules.cpu.cost import (
     CALL_CYCLES,
     exchange_cycles,
+    holds,
     once_cycles,
     parts,
     preference,
@@ -87,7 +88,7 @@ def _tiles(machine: Machine, shape: ConvShape) -> list[ConvTile]:
         for blocks in _divisors(shape.group_blocks)
         if blocks <= _MOST_BLOCKS
         for rows, pixels in _areas(shape)
-        if rows * pixels * blocks + blocks + 1 <= machine.registers
+        if holds(machine, rows * pixels, blocks)
     ]
 
 

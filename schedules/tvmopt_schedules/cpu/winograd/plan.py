@@ -8,6 +8,7 @@ from tvmopt_schedules.cpu.compute.winograd import transforms
 from tvmopt_schedules.cpu.convolution.conv2d_tile import ConvShape, conv_cycles, conv_tile
 from tvmopt_schedules.cpu.cost import (
     CALL_CYCLES,
+    holds,
     once_cycles,
     preference,
     rate_of,
@@ -137,7 +138,7 @@ def plan(machine: Machine, shape: WinogradShape, vectors: int | None = None) -> 
     found: list[tuple[float, float, Plan]] = []
     for width in widths:
         for group in range(1, min(_MOST_GROUP, shape.squares) + 1):
-            if group * width + width + 1 > machine.registers and (group, width) != (1, vectors):
+            if not holds(machine, group, width) and (group, width) != (1, vectors):
                 continue
             most = min(_MOST_GROUPS, -(-shape.squares // group))
             for groups in range(1, most + 1):
