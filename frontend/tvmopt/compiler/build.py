@@ -1,5 +1,6 @@
 """Scheduled kernels become machine code, the graph becomes bytecode, weights are taken out."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from tvmopt.compiler.codegen import compile_kernels
 from tvmopt.rewriting import constant_value
 
 _LIFT_BYTES = 256  # smaller constants stay in the executable
+_HEAD_ELEMENTS = 64
+"""Weights that differ mostly do so here: no need to compare 0.5 GB."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,18 @@ def lift_weights(mod: tvm.IRModule) -> tuple[tvm.IRModule, tuple[np.ndarray, ...
 
 @mutator
 class _WeightLifter(PyExprMutator):
-    """Replaces constants by new parameters; equal objects by the same one."""
+    """Replaces constants by new parameters; those with the same bytes by the same one.
+
+    Exporters and passes write a weight that is used twice as two constants, and layers that share
+    theirs (ALBERT) are packed one by one.
+    """
 
     def __init__(self, mod: tvm.IRModule) -> None:
         super().__init__(mod)
         self.params: list[relax.Var] = []
         self.weights: list[np.ndarray] = []
         self._seen: dict[tvm.ir.GenericConst, relax.Var] = {}
+        self._alike: dict[Hashable, list[int]] = {}
 
     def visit_generic_const_(self, op: tvm.ir.GenericConst) -> relax.Expr:
         if not isinstance(op.ty, relax.TensorType):
@@ -98,7 +106,22 @@ class _WeightLifter(PyExprMutator):
         if array is None or array.nbytes < _LIFT_BYTES:
             return op
         if op not in self._seen:
-            self._seen[op] = relax.Var(f"weight{len(self.params)}", op.ty)
-            self.params.append(self._seen[op])
-            self.weights.append(array)
+            self._seen[op] = self.params[self._stored(array, op.ty)]
         return self._seen[op]
+
+    def _stored(self, array: np.ndarray, ty: tvm.ir.Type) -> int:
+        """The number of the weight with these bytes, which is a new one if there is none yet."""
+        head = array.reshape(-1)[:_HEAD_ELEMENTS].tobytes()
+        alike = self._alike.setdefault((array.dtype.name, array.shape, head), [])
+        raw = _raw(array)
+        for number in alike:
+            if np.array_equal(_raw(self.weights[number]), raw):
+                return number
+        alike.append(len(self.weights))
+        self.params.append(relax.Var(f"weight{len(self.weights)}", ty))
+        self.weights.append(array)
+        return alike[-1]
+
+
+def _raw(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1).view(np.uint8)
