@@ -19,6 +19,7 @@ from tvmopt.rewriting import (
     stored_form,
     untransposed,
 )
+from tvmopt_plugins.pack_matmul.tables import Tables
 from tvmopt_schedules.cpu.code.pairs import bfloat16_of, pack_pairs
 from tvmopt_schedules.cpu.compute.batch_matmul import batch_matmul
 from tvmopt_schedules.cpu.compute.matmul import matmul_packed, pack_weight
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 def pack_matmul(mod: tvm.IRModule, source: "PackMatmul", ctx: CompileContext) -> tvm.IRModule:
     """Rewrites the matmuls of `main` for the backend's registers."""
     machine = Machine.of(ctx.request.backend.capabilities)
+    tables = Tables.of(mod)
 
     def rewrite(value: relax.Expr, graph: Graph) -> relax.Expr | None:
         if not is_op(value, "relax.matmul"):
@@ -60,7 +62,7 @@ def pack_matmul(mod: tvm.IRModule, source: "PackMatmul", ctx: CompileContext) ->
                 else:
                     graph.missed(f"multiplies float32: {len(weight)} rows of weights are no pairs")
                     stored, weight = "float32", bfloat16_of(weight)
-            return _with_weight(left, weight, stored, shape, graph, machine)
+            return _with_weight(left, weight, stored, shape, graph, machine, tables)
         if narrow_left is not None and narrow_right is not None:
             depth = (left_shape or (0,))[-1]
             if depth % 2 == 0:
@@ -69,7 +71,8 @@ def pack_matmul(mod: tvm.IRModule, source: "PackMatmul", ctx: CompileContext) ->
                 graph.missed(f"multiplies float32: {depth} products are no pairs")
         return _of_activations(left, right, graph, machine)
 
-    return rebuild(mod, rewrite, source=source, ctx=ctx)
+    mod = rebuild(mod, rewrite, source=source, ctx=ctx)
+    return tables.read_from_panels(mod, source, ctx)
 
 
 def _weight(expr: relax.Expr, graph: Graph) -> np.ndarray[Any, Any] | None:
@@ -97,6 +100,7 @@ def _with_weight(
     shape: tuple[int, ...],
     graph: Graph,
     machine: Machine,
+    tables: Tables,
 ) -> relax.Expr:
     columns = weight.shape[1]
     rows = int(np.prod(shape[:-1]))
@@ -108,6 +112,7 @@ def _with_weight(
     elif stored == "float16":
         packed = packed.astype(stored)
     panels = constant(packed)
+    tables.packed(weight, panels, graph.name)
     return graph.bb.call_te(
         matmul_packed,
         x,

@@ -63,6 +63,34 @@ def matmul_packed(x: te.Tensor, panels: te.Tensor, columns: int) -> te.Tensor:
     return y
 
 
+def packed_rows(panels: te.Tensor, indices: te.Tensor, columns: int) -> te.Tensor:
+    """`y[.., k] = w[k, indices[..]]`: columns of weights `[K, N]` that `pack_weight` packed.
+
+    They are the rows of a table `[N, K]` that is also the transposed weight of a matmul, such as
+    the word embedding of a language model. An element is `panel` floats from the next one: a row
+    comes slower than from a table of its own, which would be stored beside the panels.
+
+    Args:
+        panels: `[P, K, panel]`.
+        indices: integers of any shape; those out of range give the first or the last row.
+        columns: N, without the zeros of the last panel.
+
+    Returns:
+        `[.., K]`.
+    """
+    _, depth, panel = (int(dim) for dim in panels.shape)
+
+    def row(*index: tirx.Var) -> Any:
+        *at, k = index
+        wanted = indices(*at)
+        first, last = (tirx.const(bound, indices.dtype) for bound in (0, columns - 1))
+        n = te.max(te.min(wanted, last), first)
+        return panels[n // panel, k, n % panel]
+
+    y: Any = te.compute((*indices.shape, depth), row, name="packed_rows", tag="injective")
+    return y
+
+
 def unravel(flat: Any, shape: list[int]) -> list[Any]:
     """Indices into an array of `shape` of its element number `flat`."""
     index: list[Any] = []
