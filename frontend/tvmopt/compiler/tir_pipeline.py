@@ -68,6 +68,30 @@ def _hints_around_loops(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
     return func.with_body(tvm_ffi.structural_map(func.body, (tirx.For, move)))
 
 
+def _keep_nan(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
+    """Puts the constant of a maximum or minimum first: a NaN of the other operand stays a NaN.
+
+    TVM's `max(a, b)` is `a > b ? a : b`, and so is `vmaxps`: if they do not compare, it is `b`. The
+    simplifier puts constants last, where they would replace each NaN: ReLU, Clip, HardSigmoid. Of
+    two values that are not constant, a NaN of the first is still lost, and one in a reduction.
+    """
+
+    def turned(value: Any) -> Any:
+        is_float = str(value.ty.dtype).startswith(("float", "bfloat"))
+        if not is_float or not _is_constant(value.b) or _is_constant(value.a):
+            return value
+        return type(value)(value.b, value.a)
+
+    return func.with_body(
+        tvm_ffi.structural_map(func.body, [(tirx.Max, turned), (tirx.Min, turned)])
+    )
+
+
+def _is_constant(value: Any) -> bool:
+    value = value.value if isinstance(value, tirx.Broadcast) else value
+    return isinstance(value, tirx.FloatImm)
+
+
 def _prim_func_pass(rewrite: Any) -> Any:
     return tirx.transform.prim_func_pass(rewrite, opt_level=0)
 
@@ -123,6 +147,7 @@ def _lower(mod: tvm.IRModule, _ctx: Any) -> tvm.IRModule:
             tirx.transform.RemoveNoOp(),
             s_tir.transform.RewriteUnsafeSelect(),
             tirx.transform.CommonSubexprElim(),
+            _prim_func_pass(_keep_nan),
             tirx.transform.FP8ComputeLegalize(),
             tirx.transform.VerifyMemory(),
             _prim_func_pass(lower_bfloat16),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from tvm import relax, te
+from tvm import relax, te, tirx
 
 from tvmopt_schedules.cpu.compute.arg_extremum import arg_extremum
 from tvmopt_schedules.cpu.compute.norm import group_norm, instance_norm, layer_norm, rms_norm
@@ -27,6 +27,7 @@ def legalizations() -> Mapping[str, LegalizeFunc]:
         "relax.nn.log_softmax": _log_softmax,
         "relax.nn.rms_norm": _rms_norm,
         "relax.nn.softmax": _softmax,
+        "relax.sign": _sign,
     }
     return {name: _where_float32(legalize) for name, legalize in rows.items()}
 
@@ -102,6 +103,21 @@ def _group_norm(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         return group_norm(x, gamma, beta, groups, channel, axes, epsilon)
 
     return _row_kernel(bb, "group_norm", define, *call.args)
+
+
+def _sign(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """-1 and 1; else the element, which is 0 or NaN. TVM's gives 0 for NaN."""
+
+    def define(x: te.Tensor) -> Any:
+        def one(*index: Any) -> Any:
+            value = x(*index)
+            zero, positive = tirx.const(0.0, "float32"), tirx.const(1.0, "float32")
+            above = tirx.Select(value > zero, positive, value)
+            return tirx.Select(value < zero, -positive, above)
+
+        return te.compute(x.shape, one, name="sign")
+
+    return bb.call_te(define, call.args[0], primfunc_name_hint="sign")
 
 
 def _arg_extremum(*, largest: bool) -> LegalizeFunc:

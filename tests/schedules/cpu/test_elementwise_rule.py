@@ -245,3 +245,34 @@ def test_small_kernels_stay_on_one_core_and_large_ones_do_not(device: str) -> No
 
 def _code(made: Compiled) -> str:
     return "\n".join(line for line in made.assembly.splitlines() if "mov" in line or "call" in line)
+
+
+KEEP_NAN = {
+    "relu": relax.op.nn.relu,
+    "clip": lambda x: relax.op.clip(x, -1, 1),
+    "maximum": lambda x: relax.op.maximum(x, relax.const(0.5, "float32")),
+    "minimum": lambda x: relax.op.minimum(x, relax.const(0.5, "float32")),
+    "sign": relax.op.sign,
+}
+
+
+@pytest.mark.parametrize("name", KEEP_NAN)
+def test_nan_stays_nan_at_no_cost(name: str, device: str) -> None:
+    """In whole vectors and in the rest of a row, as in NumPy and ONNX Runtime."""
+    x = np.array([np.nan, 2, -2, 0, 0.25, np.inf, -np.inf] * 5, "float32")
+
+    def emit(bb: relax.BlockBuilder, v: list[relax.Var]) -> relax.Expr:
+        return bb.emit(KEEP_NAN[name](v[0]))
+
+    made = compile_relax(device, [(x.shape, "float32")], emit)
+    exact = {
+        "relu": np.maximum(x, 0),
+        "clip": np.clip(x, -1, 1),
+        "maximum": np.maximum(x, 0.5),
+        "minimum": np.minimum(x, 0.5),
+        "sign": np.sign(x),
+    }
+    np.testing.assert_array_equal(made.run(x)[0], exact[name])
+    if name not in ("relu", "sign"):  # LLVM makes a comparison and a mask of `0 > x ? 0 : x`
+        assert re.search(r"vm(ax|in)ps", made.assembly)
+        assert not re.search(r"vcmp\w*ps|vblend", made.assembly)
