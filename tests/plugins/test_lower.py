@@ -181,7 +181,7 @@ def test_option_below_its_minimum_is_refused(name: str, option: str, value: str)
         plugins.line_up(request)
 
 
-def test_sums_along_any_axis_are_taken_along_the_last() -> None:
+def test_sums_along_another_axis_than_the_last_add_up_rows() -> None:
     """A path with other axes behind the one that is summed along; integers, so exact."""
     builder = relax.BlockBuilder()
     x = relax.Var("x", relax.TensorType((2, 3, 4), "int32"))
@@ -195,7 +195,7 @@ def test_sums_along_any_axis_are_taken_along_the_last() -> None:
     ctx = CompileContext(request, backend.target())
     with ctx.target:
         mod = Legalize().run(builder.get(), ctx)
-    assert sum("transpose" in var.name_hint for var in mod.get_global_vars()) > 0
+    assert sorted(var.name_hint for var in mod.get_global_vars()) == ["cumprod", "cumsum", "main"]
     vm = relax.VirtualMachine(tvm.compile(mod, target=tvm.target.Target("llvm")), tvm.cpu())
     given = np.arange(24, dtype=np.int32).reshape(2, 3, 4) % 5
     expected = np.cumprod(np.cumsum(given, axis=1) - given, axis=0)

@@ -7,12 +7,13 @@ from tvm import relax, topi
 
 from tvmopt import CompileContext
 from tvmopt.rewriting import Graph, dtype_of, is_op, rebuild, shape_of
+from tvmopt_schedules.cpu.memory.scan_rule import scan_kernel
 
 
 def legalize(mod: tvm.IRModule, ctx: CompileContext) -> tvm.IRModule:
     """Lowers every operator, by the backend's definitions where it has some, else by TVM's."""
     definitions = {"relax.concat": _concat, **ctx.request.backend.legalizations()}
-    mod = rebuild(mod, slice_instead_of_split, scan_along_memory)
+    mod = rebuild(mod, slice_instead_of_split, scan_by_rows)
     return tvm.transform.Sequential(
         [
             relax.backend.DispatchSampling(),
@@ -52,26 +53,24 @@ def slice_instead_of_split(value: relax.Expr, graph: Graph) -> relax.Expr | None
     return relax.op.strided_slice(split.args[0], [axis], [begin], [begin + sizes[value.index]])
 
 
-def scan_along_memory(value: relax.Expr, graph: Graph) -> relax.Expr | None:
-    """`cumsum` and `cumprod` along an axis become ones along the last, between transposes; exact.
+def scan_by_rows(value: relax.Expr, graph: Graph) -> relax.Expr | None:
+    """`cumsum` and `cumprod` along another axis than the last: a kernel that adds rows up; exact.
 
-    TVM's kernel walks one sum after the other, along another axis with a cache line for each step:
-    2.0 ms for 512 x 512 along axis 0, where this takes 0.26 ms.
+    TVM's kernel walks one sum after the other, with a cache line for each step.
     """
     if not is_op(value, "relax.cumsum", "relax.cumprod"):
         return None
     source, attrs = value.args[0], value.attrs
     shape = shape_of(source)
-    if shape is None or attrs.axis is None:
+    if shape is None or attrs.axis is None or not math.prod(shape):
         return None
-    last = len(shape) - 1
     axis = int(attrs.axis) % len(shape)
-    if axis == last or math.prod(shape[axis + 1 :]) == 1:
+    given, dtype = dtype_of(source), dtype_of(value)
+    if math.prod(shape[axis + 1 :]) == 1:
         return None
-    order = list(range(len(shape)))
-    order[axis], order[last] = last, axis
-    scan = relax.op.cumsum if is_op(value, "relax.cumsum") else relax.op.cumprod
-    scanned = scan(
-        relax.op.permute_dims(source, order), last, dtype_of(value), bool(attrs.exclusive)
+    is_product = is_op(value, "relax.cumprod")
+    kernel = scan_kernel(
+        shape, axis, given, dtype, multiplies=is_product, exclusive=bool(attrs.exclusive)
     )
-    return relax.op.permute_dims(scanned, order)
+    callee = graph.bb.add_func(kernel, "cumprod" if is_product else "cumsum")
+    return relax.call_tir(callee, [source], relax.TensorType(shape, dtype))

@@ -11,6 +11,7 @@ from tvmopt_schedules.cpu.matmul.packed_rule import MatmulPacked
 from tvmopt_schedules.cpu.memory.elementwise_rule import Elementwise
 from tvmopt_schedules.cpu.memory.fallback_rule import Fallback
 from tvmopt_schedules.cpu.memory.row_rule import Row
+from tvmopt_schedules.cpu.memory.scan_rule import Scan
 from tvmopt_schedules.cpu.recurrent.rule import Recurrent
 from tvmopt_schedules.cpu.rules.expand_math import ExpandMath
 from tvmopt_schedules.cpu.rules.predicted import Predicted
@@ -27,6 +28,7 @@ def rules(machine: Machine) -> list[ScheduleRule]:
         Attention(machine),
         BatchMatmul(machine),
         Recurrent(machine),
+        Scan(machine),
         Elementwise(machine),
         Row(machine),
         Fallback(machine),
