@@ -204,3 +204,44 @@ def test_wide_rows_are_reduced_in_vectors(device: str) -> None:
     made = _check(device, lambda bb, v: R.sum(v[0], [1]), lambda a: a.sum(1), x, tolerance=1e-4)
     register = "zmm" if device == "x86-avx512" else "ymm"
     assert f"%{register}" in made.assembly
+
+
+def _enlarged(x: relax.Expr) -> relax.Expr:
+    return relax.op.image.resize2d(
+        x, (24, 40), method="nearest_neighbor", coordinate_transformation_mode="asymmetric",
+        rounding_method="floor",
+    )  # fmt: skip
+
+
+READERS = {
+    "nearest": (_enlarged, lambda s: s.repeat(4, 2).repeat(2, 3)),
+    "strided": (
+        lambda x: relax.op.strided_slice(x, [2, 3], [1, 0], [6, 20], [2, 3]),
+        lambda s: s[:, :, 1:6:2, ::3],
+    ),
+    "flipped": (lambda x: relax.op.flip(x, 2), lambda s: s[:, :, ::-1]),
+    "transposed": (
+        lambda x: relax.op.permute_dims(x, [0, 3, 1, 2]),
+        lambda s: s.transpose(0, 3, 1, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("axis", [1, 3])
+def test_readers_that_take_rows_in_another_order(reader: str, axis: int, device: str) -> None:
+    """`y // 4`, `2 y + 1`, `5 - y`: what is computed at their loops is another row than theirs."""
+    change, same = READERS[reader]
+
+    def emit(bb: relax.BlockBuilder, v: list[relax.Var]) -> relax.Expr:
+        return bb.emit(change(bb.emit(relax.op.nn.softmax(v[0], axis))))
+
+    x = np.random.default_rng(0).standard_normal((1, 3, 6, 20)).astype("float32")
+    made = compile_relax(device, [(x.shape, "float32")], emit)
+    power = np.exp(x.astype("float64"))
+    exact = same(power / power.sum(axis, keepdims=True))
+    np.testing.assert_allclose(made.run(x)[0], exact, rtol=2e-6)
+    # Vectors of neighbouring rows cannot follow an index that is divided, strided or reversed.
+    is_told = axis == 1 and reader != "transposed"
+    assert made.rules[0] == ("generic" if is_told else "row")
+    assert bool(made.fallbacks) == is_told
