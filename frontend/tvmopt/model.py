@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tvmopt.backend import Backend
+    from tvmopt.calibration import CalibrationSource
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class CompileRequest:
             run by default adds it to its stage.
         disabled: names of passes that shall not run.
         dump_dir: where the IR after each pass is written; None for nowhere.
+        calibration: data that passes of the stage QUANTIZE learn ranges from; None for none.
     """
 
     source: ModelSource
@@ -54,3 +56,4 @@ class CompileRequest:
     options: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
     disabled: frozenset[str] = frozenset()
     dump_dir: Path | None = None
+    calibration: "CalibrationSource | None" = None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from tvmopt.backend import Backend
 from tvmopt.compiler.archive import (
     ALIGNMENT,
     LIBRARY,
@@ -65,7 +66,7 @@ class PackageDraft:
         self.request = request
         self.report = report
         self.output = output
-        self.target = _target_of(request)
+        self.target = target_of(request.backend)
         self.verification: Verification | None = None
         self.executor: Executor | None = None
         """Runs the draft; None where this machine cannot."""
@@ -181,8 +182,8 @@ class PackageDraft:
         )
 
 
-def _target_of(request: CompileRequest) -> PackageTarget:
-    backend = request.backend
+def target_of(backend: Backend) -> PackageTarget:
+    """What a package says of the hardware that it is for."""
     tvm_target: dict[str, Any] = json.loads(str(backend.target()))
     triple = str(tvm_target.get("mtriple", ""))
     arch = triple.partition("-")[0] or platform.machine()

@@ -87,6 +87,19 @@ class Executor:
 
         return run
 
+    def run_lent(self, inputs: Mapping[str, Array], threads: int) -> list[Array]:
+        """Runs the model once; the outputs, in order, are only lent until the next run.
+
+        Nothing is copied: an output may be a weight or an input. They must not be written to.
+
+        Raises:
+            InputError: a missing, unknown or unfitting input.
+        """
+        with self._lock:
+            with kernel_threads(threads):
+                result = self._main(*self.stage(inputs), *self._weights)
+            return [as_numpy(one) for one in ([result] if isinstance(result, Tensor) else result)]
+
     def run_instrumented(
         self, inputs: Mapping[str, Array], threads: int, instrument: Instrument, runs: int = 1
     ) -> None:

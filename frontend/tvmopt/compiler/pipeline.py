@@ -8,6 +8,7 @@ from pathlib import Path
 import tvm
 
 from tvmopt.compiler.build import build
+from tvmopt.compiler.calibrate import DataCalibration
 from tvmopt.compiler.draft import PackageDraft
 from tvmopt.compiler.dump import dump_module
 from tvmopt.compiler.executor import Array
@@ -55,6 +56,10 @@ def compile_model(
         imported = import_model(request.source)
     report.remarks.extend(imported.remarks)
     mod = imported.module
+    if request.calibration is not None:
+        ctx.calibration = DataCalibration(
+            request.calibration, request, plugins, imported.inputs, report
+        )
     if request.dump_dir is not None:
         dump_module(request.dump_dir, 0, "import", mod)
     with _clock(ctx, "passes"):

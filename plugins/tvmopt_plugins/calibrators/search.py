@@ -27,7 +27,7 @@ def least_squares(histogram: Histogram, low: float, high: float) -> tuple[float,
         rest = centers - Encoding.of_range(low, high, "uint8").round_trip(centers)
         return float(counts @ (rest.astype(np.float64) ** 2))
 
-    shares = np.arange(1, _CANDIDATES + 1) / _CANDIDATES
+    shares = [count / _CANDIDATES for count in range(1, _CANDIDATES + 1)]
     best = min(((low * s, high * s) for s in shares), key=lambda r: error(*r))
     best = min(((best[0], high * s) for s in shares), key=lambda r: error(*r))
     return min(((low * s, best[1]) for s in shares), key=lambda r: error(*r))
