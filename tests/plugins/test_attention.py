@@ -185,6 +185,45 @@ def test_finite_mask_beside_another_hides_nothing_for_good(check) -> None:
     assert not _ahead(after)
 
 
+# --- what is rounded to bfloat16 ------------------------------------------------------------------
+
+
+def rounded(emit: Any, x: relax.Expr) -> relax.Expr:
+    return emit(op.astype(emit(op.astype(x, "bfloat16")), "float32"))
+
+
+def in_bfloat16(emit: Any, q: relax.Expr, k: relax.Expr, v: relax.Expr) -> relax.Expr:
+    turned = rounded(emit, emit(op.permute_dims(k, [0, 1, 3, 2])))
+    scores = emit(op.multiply(emit(op.matmul(rounded(emit, q), turned)), c(0.3)))
+    weights = rounded(emit, emit(op.nn.softmax(scores, -1)))
+    return emit(op.matmul(weights, rounded(emit, v)))
+
+
+ONE_NEIGHBOUR = 2.0**-8 * 3
+"""A weight that lies between two bfloat16 may be rounded to either of them; values are up to 3."""
+
+
+def test_roundings_become_part_of_it(check, ops) -> None:
+    before = module(in_bfloat16, HEADS, HEADS, HEADS)
+    after = check(FuseAttention(), before, rtol=0, atol=ONE_NEIGHBOUR)
+    assert ops(after) == ["astype"] * 3 + ["call_tir"]
+    assert "attention_rounded" in str(after)  # the weights
+
+
+def test_rounded_keys_and_values_that_are_repeated_are_read_once(check, ops) -> None:
+    def repeat(emit, x):
+        wide = emit(op.broadcast_to(emit(op.reshape(x, (B, 2, 1, T, D))), (B, 2, 2, T, D)))
+        return emit(op.reshape(wide, HEADS))
+
+    def body(emit, q, k, v):
+        return in_bfloat16(emit, q, repeat(emit, k), repeat(emit, v))
+
+    few = (B, 2, T, D)
+    before = module(body, HEADS, few, few)
+    after = check(FuseAttention(), before, rtol=0, atol=ONE_NEIGHBOUR)
+    assert "broadcast_to" not in ops(after)
+
+
 # --- what stays -----------------------------------------------------------------------------------
 
 
@@ -223,6 +262,18 @@ def test_softmax_of_something_else_stays(check) -> None:
 
     why = "between product and softmax stands relax.cumsum"
     assert _reason(check, module(body, (B, H, T, T), HEADS)) == why
+
+
+@pytest.mark.parametrize("which", ["values", "weights"])
+def test_product_of_bfloat16_with_float32_stays(which, check) -> None:
+    def body(emit, q, k, v):
+        weights = emit(op.nn.softmax(product(emit, q, k), -1))
+        if which == "values":
+            return op.matmul(weights, rounded(emit, v))
+        return op.matmul(rounded(emit, weights), v)
+
+    why = "some of what its products multiply is bfloat16, some float32"
+    assert _reason(check, module(body, HEADS, HEADS, HEADS)) == why
 
 
 def test_half_precision_stays(check) -> None:

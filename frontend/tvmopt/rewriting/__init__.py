@@ -46,7 +46,7 @@ from tvmopt.rewriting.expressions import (
     scalar_value,
     shape_of,
 )
-from tvmopt.rewriting.graph import Graph, Rewrite, stored_form, untransposed
+from tvmopt.rewriting.graph import Graph, Rewrite, rounded_first, stored_form, untransposed
 from tvmopt.rewriting.rebuild import rebuild
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "join_names",
     "rebuild",
     "remake",
+    "rounded_first",
     "scalar_value",
     "shape_of",
     "stored_form",

@@ -211,3 +211,18 @@ def untransposed(expr: relax.Expr, graph: Graph) -> tuple[relax.Expr, tuple[int,
         expr = producer.args[0]
         producer = graph.producer(expr)
     return expr, axes
+
+
+def rounded_first(expr: relax.Expr, graph: Graph) -> relax.Expr:
+    """`astype(permute_dims(x)) = permute_dims(astype(x))`: then a kernel can read `x` transposed.
+
+    Other expressions, and types that are no 16-bit floats, come back as they are.
+    """
+    rounding = graph.producer(expr)
+    if not is_op(rounding, "relax.astype") or dtype_of(rounding) not in ("bfloat16", "float16"):
+        return expr
+    moved = graph.producer(rounding.args[0])
+    if not is_op(moved, "relax.permute_dims"):
+        return expr
+    inner = graph.emit(relax.op.astype(moved.args[0], dtype_of(rounding)))
+    return graph.emit(relax.op.permute_dims(rounded_first(inner, graph), attrs_of(moved).axes))

@@ -14,8 +14,9 @@ class FuseAttention(Pass):
     """Makes `softmax(f(q @ k)) @ v` one kernel whose scores never leave the cache.
 
     `f` is any chain of element-wise operators: scales, masks, soft caps. Transposes of the operands
-    are read in place, and keys and values that are repeated for grouped queries only once. It runs
-    after quantization, which may want the two products for itself.
+    are read in place, and keys and values that are repeated for grouped queries only once. What
+    `mixed-precision` has rounded to bfloat16 is multiplied so, weights included. It runs after
+    quantization, which may want the two products for itself.
     """
 
     name: ClassVar[str] = "fuse-attention"

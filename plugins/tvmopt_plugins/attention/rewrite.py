@@ -15,8 +15,10 @@ from tvmopt.rewriting import (
     dtype_of,
     is_op,
     rebuild,
+    rounded_first,
     scalar_value,
     shape_of,
+    stored_form,
     untransposed,
 )
 from tvmopt_plugins.attention.scores import keys_ahead, read_scores
@@ -60,8 +62,10 @@ def fuse_attention(mod: tvm.IRModule, source: "FuseAttention", ctx: CompileConte
 def _rewrite(value: relax.Expr, graph: Graph, machine: Machine) -> relax.Expr | None:
     if not is_op(value, "relax.matmul"):
         return None
-    weights, shape = value.args[0], shape_of(value)
+    shape = shape_of(value)
+    rounding, weights = _before_rounding(value.args[0], graph)
     held, softmax, guard = _softmax(weights, graph)
+    held = [*rounding, *held]
     if softmax is None:
         return None
     scores = softmax.args[0]
@@ -80,6 +84,11 @@ def _rewrite(value: relax.Expr, graph: Graph, machine: Machine) -> relax.Expr | 
     factors = [*found.product.args, value.args[1]]
     if any(len(shape_of(factor) or ()) < 2 for factor in factors):
         return _left(graph, "an operand is a vector, or its shape is not static")
+    narrow = [_bfloat16_of(factor, graph) for factor in factors]
+    rounded = [one for one in narrow if one is not None]
+    if 0 < len(rounded) + bool(rounding) <= len(factors):
+        return _left(graph, "some of what its products multiply is bfloat16, some float32")
+    factors = rounded if rounded else factors
     lead = list(shape[:-2])
     if list(scores_shape[:-2]) != lead:
         return _left(graph, "the values have heads that the scores do not have")
@@ -117,6 +126,22 @@ def _rewrite(value: relax.Expr, graph: Graph, machine: Machine) -> relax.Expr | 
         primfunc_name_hint="attention",
         primfunc_attrs={"tvmopt.fusion": "anchor-moved"},
     )
+
+
+def _before_rounding(
+    weights: relax.Expr, graph: Graph
+) -> tuple[list[tuple[relax.Expr, int]], relax.Expr]:
+    """The variables that round weights to bfloat16, with their uses, and what they round."""
+    narrow = _bfloat16_of(weights, graph)
+    rounding = graph.producer(narrow)
+    if narrow is None or not is_op(rounding, "relax.astype"):
+        return [], weights
+    return [(weights, 1), (narrow, 1)], rounding.args[0]
+
+
+def _bfloat16_of(factor: relax.Expr, graph: Graph) -> relax.Expr | None:
+    narrow = stored_form(factor, graph)
+    return narrow if narrow is not None and dtype_of(narrow) == "bfloat16" else None
 
 
 def _left(graph: Graph, why: str) -> None:
@@ -168,7 +193,7 @@ def _is_empty(guard: relax.Expr | Literal["isnan"] | None, tensor: te.Tensor) ->
 
 def _stored(factor: relax.Expr, graph: Graph, *, repeated: bool) -> _Stored:
     """What a factor is made of by transposes and, if asked for, by repeating heads."""
-    expr, axes = untransposed(factor, graph)
+    expr, axes = untransposed(rounded_first(factor, graph), graph)
     rank = len(axes)
     source = _before_repeat(expr, graph) if repeated and rank > 2 else None
     if source is None or axes[rank - 3] != source[1]:
@@ -181,8 +206,14 @@ def _stored(factor: relax.Expr, graph: Graph, *, repeated: bool) -> _Stored:
 
 
 def _before_repeat(expr: relax.Expr, graph: Graph) -> tuple[relax.Expr, int, int] | None:
-    """`reshape(broadcast_to(x))` that repeats the elements of one axis: x, the axis, how often."""
+    """`reshape(broadcast_to(x))` that repeats the elements of one axis: x, the axis, how often.
+
+    Where that is rounded, `x` is instead.
+    """
     reshape = graph.producer(expr)
+    if is_op(reshape, "relax.astype"):
+        source = _before_repeat(reshape.args[0], graph)
+        return source and (graph.emit(relax.op.astype(source[0], dtype_of(expr))), *source[1:])
     if not is_op(reshape, "relax.reshape"):
         return None
     broadcast = graph.producer(reshape.args[0])

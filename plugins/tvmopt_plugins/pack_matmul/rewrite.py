@@ -15,6 +15,7 @@ from tvmopt.rewriting import (
     dtype_of,
     is_op,
     rebuild,
+    rounded_first,
     shape_of,
     stored_form,
     untransposed,
@@ -126,8 +127,8 @@ def _with_weight(
 def _of_activations(
     left: relax.Expr, right: relax.Expr, graph: Graph, machine: Machine
 ) -> relax.Expr:
-    left, left_axes = untransposed(_round_first(left, graph), graph)
-    right, right_axes = untransposed(_round_first(right, graph), graph)
+    left, left_axes = untransposed(rounded_first(left, graph), graph)
+    right, right_axes = untransposed(rounded_first(right, graph), graph)
 
     def define(a: te.Tensor, b: te.Tensor) -> te.Tensor:
         return batch_matmul(a, b, left_axes, right_axes, machine)
@@ -139,15 +140,3 @@ def _of_activations(
         primfunc_name_hint="batch_matmul",
         primfunc_attrs={"tvmopt.fusion": "anchor-moved"},
     )
-
-
-def _round_first(expr: relax.Expr, graph: Graph) -> relax.Expr:
-    """`astype(permute_dims(x)) = permute_dims(astype(x))`: then the transpose is the kernel's."""
-    rounding = graph.producer(expr)
-    if not is_op(rounding, "relax.astype") or dtype_of(rounding) != "bfloat16":
-        return expr
-    moved = graph.producer(rounding.args[0])
-    if not is_op(moved, "relax.permute_dims"):
-        return expr
-    inner = graph.emit(relax.op.astype(moved.args[0], "bfloat16"))
-    return graph.emit(relax.op.permute_dims(_round_first(inner, graph), attrs_of(moved).axes))

@@ -17,12 +17,14 @@ from tvmopt_schedules.cpu.attention.tile import (
 from tvmopt_schedules.cpu.code.blocks import find_anchor
 from tvmopt_schedules.cpu.code.lanes import (
     ACCUMULATORS,
+    BREAKS,
     ELEMENTS,
     LANES,
     REDUCE_LANES,
     vectorize_annotated,
 )
 from tvmopt_schedules.cpu.code.loops import Strides, transcendentals
+from tvmopt_schedules.cpu.code.pairs import PAIR_DTYPE
 from tvmopt_schedules.cpu.code.transpose_lanes import TRANSPOSE, transpose_annotated
 from tvmopt_schedules.cpu.compute.attention import AHEAD, ATTENTION
 from tvmopt_schedules.cpu.matmul.epilogue import product_and_epilogue
@@ -47,6 +49,7 @@ _OWN = (
     "attention_inverse",
     "attention_v",
 )
+_ROUNDED = "attention_rounded"
 
 
 _MOST_LOADS = 3
@@ -65,16 +68,18 @@ class Attention(GuardedRule):
         lanes = self.machine.lanes
         after = kernel.after[kernel.after.index(_STORE) + 1 :]
         sch, name = product_and_epilogue(func, _STORE, after, 3, lanes)
-        own = {one: sch.get_sblock(one) for one in _OWN}
+        rounds = _ROUNDED in kernel.before
+        own = {one: sch.get_sblock(one) for one in (*_OWN, *([_ROUNDED] if rounds else []))}
         for move in kernel.before:
             if move not in own:
                 sch.compute_inline(sch.get_sblock(move))
         last, product = sch.get_sblock(name), sch.get_sblock(kernel.anchor)
         head, row, column = sch.get_loops(last)
         heads, rows, columns = (int(sch.get(loop).extent) for loop in (head, row, column))
-        depth = int(sch.get(own["attention_q"]).writes[0].source.shape[3])
-        keys = int(sch.get(own["attention_v"]).writes[0].source.shape[2])
-        shape = AttentionShape(rows, keys, depth, columns)
+        products = 2 if _dtype(sch, own["attention_q"]) == PAIR_DTYPE else 1
+        depth = int(sch.get(own["attention_q"]).writes[0].source.shape[3]) * products
+        keys = int(sch.get(own["attention_weights"]).writes[0].source.shape[3])
+        shape = AttentionShape(rows, keys, depth, columns, products)
         tile = attention_tile(self.machine, shape)
         vectors, out_vectors = -(-keys // lanes), -(-columns // lanes)
 
@@ -87,6 +92,7 @@ class Attention(GuardedRule):
         around = sch.fuse(head, part)
         sch.compute_at(product, p, preserve_unit_loops=True)
         for one in (
+            *([_ROUNDED] if rounds else []),
             "attention_inverse",
             "attention_sum",
             "attention_weights",
@@ -111,8 +117,8 @@ class Attention(GuardedRule):
 
         pieces = piece if skips else 0
         self._scores(sch, own["attention_scores"], tile.vectors, vectors, pieces)
-        self._product(sch, product, last, pieces)
-        self._softmax(sch, own, pieces)
+        self._product(sch, product, last, pieces, products)
+        self._softmax(sch, own, keys, pieces)
         self._pack(sch, own["attention_k"])
         vector = sch.get_loops(own["attention_v"])[-1]
         sch.vectorize(vector)
@@ -158,7 +164,9 @@ class Attention(GuardedRule):
         sch.vectorize(lane)
         sch.decompose_reduction(block, d)
 
-    def _product(self, sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV, piece: int) -> None:
+    def _product(
+        self, sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV, piece: int, products: int
+    ) -> None:
         r, v, lane = sch.get_loops(last)[-3:]
         sch.vectorize(lane)
         sch.unroll(v)
@@ -169,20 +177,27 @@ class Attention(GuardedRule):
         sch.unroll(v)
         sch.unroll(r)
         if piece:
-            pieces, n = sch.split(n, [None, piece])
+            pieces, n = sch.split(n, [None, piece // products])
             sch.annotate(pieces, ELEMENTS, piece)
             n = pieces
         sch.decompose_reduction(product, n)
 
-    def _softmax(self, sch: s_tir.Schedule, own: dict[str, SBlockRV], piece: int) -> None:
+    def _softmax(
+        self, sch: s_tir.Schedule, own: dict[str, SBlockRV], keys: int, piece: int
+    ) -> None:
         lanes, loops = self.machine.lanes, list[LoopRV]()
-        for one in ("attention_scores", "attention_weights"):
-            sch.storage_align(own[one], 0, 2, 32, 16)
+        for one in ("attention_scores", "attention_weights", _ROUNDED):
+            if one in own:
+                sch.storage_align(own[one], 0, 2, 32, 16)
         if _is_cheap_twice(sch, own["attention_exponent"]):
             sch.compute_inline(own["attention_exponent"])
         else:
             loops.append(sch.get_loops(own["attention_exponent"])[-1])
         loops.append(sch.get_loops(own["attention_weights"])[-1])
+        if _ROUNDED in own:
+            loops.append(sch.get_loops(own[_ROUNDED])[-1])
+            if keys % 2:
+                sch.annotate(loops[-1], BREAKS, [keys])
         for loop in loops:
             sch.annotate(loop, LANES, lanes)
         for one in ("attention_max", "attention_sum"):
@@ -198,6 +213,10 @@ class Attention(GuardedRule):
             sch.vectorize(lane)
             return
         sch.annotate(depth, TRANSPOSE, 1)
+
+
+def _dtype(sch: s_tir.Schedule, block: SBlockRV) -> str:
+    return str(sch.get(block).writes[0].source.dtype)
 
 
 def _is_cheap_twice(sch: s_tir.Schedule, block: SBlockRV) -> bool:

@@ -36,12 +36,24 @@ class AttentionShape:
         keys: keys and values.
         depth: of a query and a key.
         columns: of a value.
+        products: that one step adds to a lane: 2 of pairs of bfloat16.
     """
 
     rows: int
     keys: int
     depth: int
     columns: int
+    products: int = 1
+
+    @property
+    def depth_steps(self) -> int:
+        """Steps of the reduction that makes a score."""
+        return -(-self.depth // self.products)
+
+    @property
+    def key_steps(self) -> int:
+        """Steps of the reduction that makes a result."""
+        return -(-self.keys // self.products)
 
 
 def attention_tile(machine: Machine, shape: AttentionShape) -> RegisterTile:
@@ -71,10 +83,10 @@ def attention_tile(machine: Machine, shape: AttentionShape) -> RegisterTile:
 def row_tile_cycles(machine: Machine, tile: RegisterTile, shape: AttentionShape) -> float:
     """Both products and the softmax of `tile.rows` rows."""
     vectors, out_vectors = (-(-size // machine.lanes) for size in (shape.keys, shape.columns))
-    packed_bytes = 4 * machine.lanes * (vectors * shape.depth + out_vectors * shape.keys)
+    packed_bytes = 4 * machine.lanes * (vectors * shape.depth_steps + out_vectors * shape.key_steps)
     rate = rate_of(machine, packed_bytes)
     cycles = tile.rows * (vectors * _SOFTMAX_CYCLES + _ROW_CYCLES)
-    for needed, steps in ((vectors, shape.depth), (out_vectors, shape.keys)):
+    for needed, steps in ((vectors, shape.depth_steps), (out_vectors, shape.key_steps)):
         for width, many in parts(needed, tile.vectors):
             cycles += many * tile_cycles(machine, tile.rows, width, steps, rate)
     return cycles
@@ -82,7 +94,8 @@ def row_tile_cycles(machine: Machine, tile: RegisterTile, shape: AttentionShape)
 
 def pack_cycles(machine: Machine, shape: AttentionShape) -> float:
     """Packing the keys and values of one head: each is read and written once."""
-    return 2 * once_cycles(machine, 4 * shape.keys * (shape.depth + shape.columns))
+    element_bytes = 4 // shape.products
+    return 2 * once_cycles(machine, element_bytes * shape.keys * (shape.depth + shape.columns))
 
 
 def attention_cycles(
