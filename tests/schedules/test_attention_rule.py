@@ -121,3 +121,30 @@ def test_keys_that_a_causal_mask_hides_are_jumped_over(
     last[:, : tokens // 2] = arrays[2][:, : tokens // 2]
     first = made.run(*arrays[:2], last)[0][:, : tokens // 4]
     assert np.isfinite(first).all() == (tokens // 4 + ahead < tokens // 2)
+
+
+def test_keys_are_computed_where_jumping_over_them_costs_more() -> None:
+    """Of queries that look far ahead, little is hidden; a short depth makes jumping dear."""
+    tokens = 256
+
+    def predicted(ahead: int, depth: int) -> tuple[float, bool]:
+        mask = np.where(np.tri(tokens, k=ahead, dtype=bool), 0, -np.inf).astype("float32")
+
+        def build(bb: relax.BlockBuilder, inputs: Any) -> relax.Expr:
+            return bb.emit(_attention(*inputs, relax.const(mask)))
+
+        shape = (1, tokens, 1, depth)
+        made = compile_relax("x86-avx2", [(shape, "float32")] * 3, build, [FuseAttention()], 1)
+        last = np.full(shape, np.nan, "float32")
+        last[:, : tokens // 2] = 0
+        first = made.run(_data(*shape), _data(*shape), last)[0][:, 0]
+        (layer,) = (layer for layer in made.layers if layer.schedule == "attention")
+        return layer.predicted_cycles, bool(np.isfinite(first).all())
+
+    full, _ = predicted(tokens - 1, 16)
+    near, skips_near = predicted(0, 16)
+    far, skips_far = predicted(120, 16)
+    assert skips_near
+    assert not skips_far
+    assert near < 0.8 * full
+    assert far == full

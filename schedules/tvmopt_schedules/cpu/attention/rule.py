@@ -4,9 +4,9 @@ from typing import Any
 
 import tvm_ffi
 from tvm import ir, s_tir, tirx
-from tvm.s_tir.schedule import LoopRV, SBlockRV
+from tvm.s_tir.schedule import SBlockRV
 
-from tvmopt_schedules.cpu.attention.skip_masked import ROW_PARTS, ROW_TILES, skip_masked
+from tvmopt_schedules.cpu.attention.skip_masked import ROW_PARTS, ROW_TILES, Skip, skip_masked
 from tvmopt_schedules.cpu.attention.tile import (
     AttentionShape,
     attention_cycles,
@@ -104,30 +104,42 @@ class Attention(GuardedRule):
             sch.compute_at(own[one], t, preserve_unit_loops=True)
         for one in ("attention_v", "attention_k"):
             sch.compute_at(own[one], around, preserve_unit_loops=True)
-        ahead: Any = sch.get(product).annotations.get(AHEAD)
-        piece = ACCUMULATORS * lanes
-        # Pieces without a rest: only loops over whole ones are cut off.
-        skips = ahead is not None and keys % piece == 0 and piece % (tile.vectors * lanes) == 0
-        if skips:
+        skip = self._skip(sch, product, shape, tile)
+        if skip is not None:
+            visible_cycles = skip.cycles(cycles, heads, rows, keys)
+            skip = skip if visible_cycles < cycles else None
+            cycles = min(cycles, visible_cycles)
+        if skip is not None:
             sch.annotate(t, ROW_TILES, int(sch.get(t).extent))
             sch.annotate(around, ROW_PARTS, parts)
         is_parallel = cycles >= PARALLEL_CYCLES and heads * parts > 1
         if is_parallel:
             sch.parallel(around)
 
-        pieces = piece if skips else 0
-        self._scores(sch, own["attention_scores"], tile.vectors, vectors, pieces)
-        self._product(sch, product, last, pieces, products)
-        self._softmax(sch, own, keys, pieces)
+        piece = skip.piece if skip else 0
+        self._scores(sch, own["attention_scores"], tile.vectors, vectors, piece)
+        self._product(sch, product, last, piece, products)
+        self._softmax(sch, own, keys, piece)
         self._pack(sch, own["attention_k"])
         vector = sch.get_loops(own["attention_v"])[-1]
         sch.vectorize(vector)
         made = transpose_annotated(vectorize_annotated(sch))
-        if skips:
-            cycles *= (keys + piece) / (2 * keys)
-            distance, queries = (int(one) for one in ahead)
-            made = skip_masked(made, queries, tile.rows, distance, piece)
+        if skip is not None:
+            made = skip_masked(made, skip)
         return predict(made, Prediction(cycles, heads * parts if is_parallel else 1))
+
+    def _skip(
+        self, sch: s_tir.Schedule, product: SBlockRV, shape: AttentionShape, tile: RegisterTile
+    ) -> Skip | None:
+        """What a constant mask allows to leave out; None where nothing."""
+        annotation: Any = sch.get(product).annotations.get(AHEAD)
+        piece = ACCUMULATORS * self.machine.lanes
+        # Pieces without a rest: only loops over whole ones are cut off.
+        is_whole = shape.keys % piece == 0 and piece % (tile.vectors * self.machine.lanes) == 0
+        if annotation is None or not is_whole:
+            return None
+        ahead, queries = (int(one) for one in annotation)
+        return Skip(queries, tile.rows, ahead, piece)
 
     def _parts(self, heads: int, tile: RegisterTile, shape: AttentionShape) -> int:
         """Into how many parts a head's rows are split, so that the cores come out even.
@@ -185,26 +197,27 @@ class Attention(GuardedRule):
     def _softmax(
         self, sch: s_tir.Schedule, own: dict[str, SBlockRV], keys: int, piece: int
     ) -> None:
-        lanes, loops = self.machine.lanes, list[LoopRV]()
+        lanes = self.machine.lanes
         for one in ("attention_scores", "attention_weights", _ROUNDED):
             if one in own:
                 sch.storage_align(own[one], 0, 2, 32, 16)
+        written = ["attention_weights", *([_ROUNDED] if _ROUNDED in own else [])]
         if _is_cheap_twice(sch, own["attention_exponent"]):
             sch.compute_inline(own["attention_exponent"])
         else:
-            loops.append(sch.get_loops(own["attention_exponent"])[-1])
-        loops.append(sch.get_loops(own["attention_weights"])[-1])
-        if _ROUNDED in own:
-            loops.append(sch.get_loops(own[_ROUNDED])[-1])
-            if keys % 2:
-                sch.annotate(loops[-1], BREAKS, [keys])
-        for loop in loops:
+            written.append("attention_exponent")
+        for one in written:
+            loop = sch.get_loops(own[one])[-1]
+            if piece:
+                pieces, loop = sch.split(loop, [None, piece])
+                sch.annotate(pieces, ELEMENTS, piece)
             sch.annotate(loop, LANES, lanes)
+            if one == _ROUNDED and keys % 2:
+                sch.annotate(loop, BREAKS, [keys])
         for one in ("attention_max", "attention_sum"):
-            loops.append(sch.get_loops(own[one])[-1])
-            sch.annotate(loops[-1], REDUCE_LANES, lanes)
-        if piece:
-            for loop in loops:
+            loop = sch.get_loops(own[one])[-1]
+            sch.annotate(loop, REDUCE_LANES, lanes)
+            if piece:
                 sch.annotate(loop, ELEMENTS, 1)
 
     def _pack(self, sch: s_tir.Schedule, pack: SBlockRV) -> None:

@@ -5,6 +5,7 @@ follows from its last row: `row + ahead`. Loops over keys keep their extent, so 
 their size; pieces of a loop behind the last key are jumped over.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import tvm_ffi
@@ -19,18 +20,51 @@ ROW_PARTS = "tvmopt.row_parts"
 """Annotation of the loop over heads and parts of their rows: the parts of a head."""
 
 
-def skip_masked(
-    sch: s_tir.Schedule, rows: int, tile_rows: int, ahead: int, piece: int
-) -> s_tir.Schedule:
+_PIECE_CYCLES = 20.0
+"""A row's loops over one piece of its keys by themselves, each with a test in front of it.
+
+On a Zen 3 core, of 512 queries and keys, causal, 64 numbers deep, 53 % of the scores took 60 % of
+the time, and 16 deep 65 %; where queries look 256 keys ahead, 88 % took 95 % and 98 to 135 %.
+"""
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Which keys are left out.
+
+    Attributes:
+        queries: of one head, after which the next head of a group begins.
+        tile_rows: rows of a tile.
+        ahead: query `m` sees no key after number `m + ahead`.
+        piece: keys are left out by this many, a multiple of what any annotated loop steps by.
+    """
+
+    queries: int
+    tile_rows: int
+    ahead: int
+    piece: int
+
+    def visible_share(self, rows: int, keys: int) -> float:
+        """The part of the scores that is left of `rows` x `keys`, the rows of a group of heads."""
+        begins = range(0, rows, self.tile_rows)
+        lasts = [min(begin % self.queries + self.tile_rows, self.queries) for begin in begins]
+        visible = [min(keys, -(-(last + self.ahead) // self.piece) * self.piece) for last in lasts]
+        return sum(visible) / (len(visible) * keys)
+
+    def cycles(self, full: float, heads: int, rows: int, keys: int) -> float:
+        """Cycles of a kernel that takes `full` cycles for all scores of `heads` groups."""
+        pieces = heads * rows * keys / self.piece
+        return self.visible_share(rows, keys) * (full + pieces * _PIECE_CYCLES)
+
+
+def skip_masked(sch: s_tir.Schedule, skip: Skip) -> s_tir.Schedule:
     """A schedule of the same kernel that leaves out keys which no row of a tile sees.
 
     Args:
         sch: with the annotations above, and ELEMENTS on loops over keys: the keys of one step.
-        rows: queries of one head, after which the next head of a group begins.
-        tile_rows: rows of a tile.
-        ahead: row `m` sees no key after number `m + ahead`.
-        piece: keys are left out by this many, a multiple of what any annotated loop steps by.
+        skip: which keys those are.
     """
+    rows, tile_rows, ahead, piece = skip.queries, skip.tile_rows, skip.ahead, skip.piece
     func = sch.mod["main"]
     around: list[tirx.For] = []
 
