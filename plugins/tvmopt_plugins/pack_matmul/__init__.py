@@ -14,7 +14,8 @@ class PackMatmul(Pass):
     """Makes matmuls calls of kernels that hold their results in registers.
 
     A constant right-hand side `[K, N]` is packed into panels of as many columns as the register
-    tile is wide. Of two activations, the right-hand one is packed while the model runs, and
+    tile is wide; rows that are gathered from its transpose, as a language model's word embedding
+    is, are read from the panels. Of two activations, the right-hand one is packed while the model runs, and
     transposes of either are read in place.
     """
 
