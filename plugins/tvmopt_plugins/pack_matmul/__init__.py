@@ -15,8 +15,8 @@ class PackMatmul(Pass):
 
     A constant right-hand side `[K, N]` is packed into panels of as many columns as the register
     tile is wide; rows that are gathered from its transpose, as a language model's word embedding
-    is, are read from the panels. Of two activations, the right-hand one is packed while the model runs, and
-    transposes of either are read in place.
+    is, are read from the panels. Of two activations, the right-hand one is packed while the model
+    runs, and transposes of either are read in place.
     """
 
     name: ClassVar[str] = "pack-matmul"
