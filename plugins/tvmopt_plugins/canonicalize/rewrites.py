@@ -6,7 +6,14 @@ import tvm
 
 from tvmopt import CompileContext
 from tvmopt.rewriting import rebuild
-from tvmopt_plugins.canonicalize import arithmetic, broadcasts, identities, movement, padding
+from tvmopt_plugins.canonicalize import (
+    arithmetic,
+    broadcasts,
+    identities,
+    movement,
+    padding,
+    quantized_weights,
+)
 from tvmopt_plugins.canonicalize.convolution import convolve_in_two_dimensions
 from tvmopt_plugins.canonicalize.fold_constants import fold_constants
 from tvmopt_plugins.canonicalize.share import share_equal
@@ -34,6 +41,7 @@ def canonicalize(mod: tvm.IRModule, source: "Canonicalize", ctx: CompileContext)
         arithmetic.merge_factors,
         arithmetic.expand_power,
         arithmetic.maximum_to_relu,
+        quantized_weights.transpose_stored_weight,
         movement.as_reshape,
         movement.merge_reshapes,
         movement.merge_transposes,

@@ -166,6 +166,30 @@ def test_weights_stay_in_8_bits(tmp_path: Path) -> None:
         assert call.args[1].ty.ndim <= 1  # the scales: one, or one for each channel
 
 
+def test_weight_that_the_file_quantizes_is_stored_in_8_bits(tmp_path: Path) -> None:
+    """NNCF writes weights in float32, and a `QuantizeLinear` after them."""
+    proto = model(
+        [
+            node("QuantizeLinear", ["w", "s", "z"], ["q"], axis=0),
+            node("DequantizeLinear", ["q", "s", "z"], ["v"], axis=0),
+            node("MatMul", ["v", "x"], ["y"]),
+        ],
+        [value("x", [8, 3])],
+        [value("y", [5, 3])],
+        {
+            "w": RNG.standard_normal((5, 8)).astype(np.float32),
+            "s": (RNG.random(5) / 50 + 0.01).astype(np.float32),
+            "z": np.zeros(5, np.int8),
+        },
+    )
+    result = imported(proto, tmp_path)
+    (call,) = quantized_ops(result)
+    assert str(call.args[0].ty.dtype) == "int8"
+    feeds = {"x": RNG.standard_normal((8, 3)).astype(np.float32)}
+    (actual,), (expected,) = run(result, feeds), onnx_runtime(proto, feeds)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
 def bytes_of(dtype: str, *shape: int) -> np.ndarray:
     low = -100 if dtype == "int8" else 0
     return RNG.integers(low, low + 200, shape).astype(dtype)

@@ -16,7 +16,6 @@ MAX_GROWTH = 16 * 2**20
 NOT_FOLDED = frozenset(
     {
         # quantized weights stay quantized
-        "QuantizeLinear",
         "DequantizeLinear",
         "DynamicQuantizeLinear",
         # random
@@ -175,5 +174,5 @@ _VIEWS: Mapping[str, Fold] = {
 }
 """Folded here rather than by the reference evaluator, so that large weights are not copied."""
 
-_MOVES = frozenset({"Cast", "Concat", "Slice", "Split", "Squeeze", "Unsqueeze"})
+_MOVES = frozenset({"Cast", "Concat", "QuantizeLinear", "Slice", "Split", "Squeeze", "Unsqueeze"})
 """Folded at any size: the result is no larger than the inputs, or half of them goes away."""

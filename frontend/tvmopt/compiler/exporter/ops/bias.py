@@ -8,7 +8,6 @@ from tvm import relax
 
 from tvmopt.compiler.exporter.draft import Bindings, Site
 from tvmopt.compiler.exporter.ops.convolution import attributes
-from tvmopt.compiler.exporter.ops.matmul import write_gemm
 from tvmopt.rewriting import attrs_of, constant_value, dtype_of, is_op, shape_of
 
 _CONVOLUTIONS = tuple(f"relax.nn.conv{rank}d" for rank in (1, 2, 3))
@@ -36,9 +35,9 @@ def write_with_bias(site: Site) -> str | None:
     assert isinstance(call, relax.Call)
     product = Site(site.draft, call, site.name, site.output, site.graph)
     vector = _int32_bias(product, bias) or _vector(site, bias)
-    if is_op(call, "relax.matmul"):
-        return write_gemm(site, product, vector)
     inputs = product.tensor(0), product.tensor(1), vector
+    if is_op(call, "relax.matmul"):
+        return site.last("Gemm", *inputs)
     attrs = attributes(product)
     if is_op(call, *_TRANSPOSED):
         attrs["output_padding"] = [int(size) for size in product.attrs.output_padding]
@@ -101,7 +100,8 @@ def _int32_bias(product: Site, bias: relax.Expr) -> str | None:
     ONNX Runtime computes a quantized convolution in integers only if its bias is quantized so.
     """
     values = constant_value(bias)
-    x, (weight, axis) = product.graph.producer(product.call.args[0]), _weight(product)
+    x, weight = (product.graph.producer(arg) for arg in product.call.args)
+    axis = 0 if is_op(product.call, *_CONVOLUTIONS) else 1
     if values is None or not is_op(x, "relax.dequantize") or not is_op(weight, "relax.dequantize"):
         return None
     x_scale, scale = constant_value(x.args[1]), constant_value(weight.args[1])
@@ -117,13 +117,3 @@ def _int32_bias(product: Site, bias: relax.Expr) -> str | None:
     name = product.draft.array(quantized.astype(np.int32), f"{product.name}.bias")
     step = product.draft.array(steps, f"{product.name}.bias_scale")
     return product.step("DequantizeLinear", name, step, **({"axis": 0} if steps.ndim else {}))
-
-
-def _weight(product: Site) -> tuple[relax.Expr | None, int]:
-    """What gives the weight, and the axis of its output channels there."""
-    weight = product.graph.producer(product.call.args[1])
-    if is_op(product.call, *_CONVOLUTIONS):
-        return weight, 0
-    if is_op(weight, "relax.permute_dims"):
-        return product.graph.producer(weight.args[0]), 0
-    return weight, 1

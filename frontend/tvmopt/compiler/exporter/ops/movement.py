@@ -1,12 +1,8 @@
 """Operators that only move elements."""
 
-from typing import Any
-
 from tvm import relax
 
 from tvmopt.compiler.exporter.draft import Site
-from tvmopt.compiler.exporter.ops.quantization import parameters
-from tvmopt.rewriting import attrs_of, constant_value, is_op
 
 
 def reshape(site: Site) -> str:
@@ -15,31 +11,10 @@ def reshape(site: Site) -> str:
 
 
 def transpose(site: Site) -> str:
-    """A transpose; that of a quantized weight is done on the stored weight."""
-    axes = _permutation(site)
-    return _transposed_weight(site, axes) or site.last("Transpose", site.tensor(0), perm=axes)
-
-
-def _permutation(site: Site) -> list[int]:
+    """A transpose."""
     rank, axes = len(site.shape()), site.attrs.axes
-    return list(range(rank))[::-1] if axes is None else [int(axis) % rank for axis in axes]
-
-
-def _transposed_weight(site: Site, axes: list[int]) -> str | None:
-    """Runtimes fuse a product only with a weight that comes right out of `DequantizeLinear`."""
-    source = site.graph.producer(site.call.args[0])
-    if not is_op(source, "relax.dequantize"):
-        return None
-    weight = constant_value(source.args[0])
-    if weight is None:
-        return None
-    inner = Site(site.draft, source, site.name, site.output, site.graph)
-    stored = site.draft.array(weight.transpose(axes), f"{site.name}.0")
-    attrs: dict[str, Any] = {}
-    if len(inner.shape(1)):
-        attrs["axis"] = axes.index(int(attrs_of(source).axis) % len(axes))
-    inputs = parameters(inner, inner.dtype(0))
-    return site.last("DequantizeLinear", stored, *inputs, **attrs)
+    order = list(range(rank))[::-1] if axes is None else [int(axis) % rank for axis in axes]
+    return site.last("Transpose", site.tensor(0), perm=order)
 
 
 def concat(site: Site) -> str:

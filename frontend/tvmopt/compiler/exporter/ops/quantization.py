@@ -12,7 +12,7 @@ from tvmopt.rewriting import constant_value, dtype_of, shape_of
 
 def quantize(site: Site) -> str:
     """`QuantizeLinear`."""
-    inputs = site.tensor(0), *parameters(site, site.dtype())
+    inputs = site.tensor(0), *_parameters(site, site.dtype())
     return site.last("QuantizeLinear", *inputs, **_axis(site))
 
 
@@ -20,11 +20,11 @@ def dequantize(site: Site) -> str:
     """`DequantizeLinear`."""
     if site.dtype() != site.dtype(1):
         raise site.error(f"its result is {site.dtype()}, but its scale is {site.dtype(1)}")
-    inputs = site.tensor(0), *parameters(site, site.dtype(0))
+    inputs = site.tensor(0), *_parameters(site, site.dtype(0))
     return site.last("DequantizeLinear", *inputs, **_axis(site))
 
 
-def parameters(site: Site, dtype: str) -> tuple[str, ...]:
+def _parameters(site: Site, dtype: str) -> tuple[str, ...]:
     """The tensors of the scale and the zero point.
 
     An int32 tensor, a bias, has no zero point: it must be 0.
