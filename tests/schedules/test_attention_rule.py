@@ -71,6 +71,12 @@ def test_one_query_looks_at_many_keys(device: str) -> None:
     _check(device, _data(2, 1, 2, 32), *(_data(2, 300, 2, 32, seed=seed) for seed in (1, 2)))
 
 
+def test_long_sequence_with_padding(device: str) -> None:
+    mask = np.where(np.arange(8192) < 5000, 0, -np.inf).astype("float32")
+    arrays = _data(1, 40, 2, 16), *(_data(1, 8192, 2, 16, seed=seed) for seed in (1, 2))
+    _check(device, *arrays, mask.reshape(1, 1, 1, 8192))
+
+
 def test_values_are_wider_than_keys(device: str) -> None:
     _check(device, _data(1, 20, 2, 16), _data(1, 30, 2, 16, seed=1), _data(1, 30, 2, 40, seed=2))
 

@@ -83,6 +83,8 @@ class Attention(GuardedRule):
         tile = attention_tile(self.machine, shape)
         vectors, out_vectors = -(-keys // lanes), -(-columns // lanes)
 
+        for one in ("attention_k", "attention_v"):
+            _pack_in_panels(sch, own[one], tile.vectors)
         parts = self._parts(heads, tile, shape)
         cycles = attention_cycles(self.machine, tile, shape, heads, heads * parts)
         out_width = min(tile.vectors, out_vectors)
@@ -226,6 +228,23 @@ class Attention(GuardedRule):
             sch.vectorize(lane)
             return
         sch.annotate(depth, TRANSPOSE, 1)
+
+
+def _pack_in_panels(sch: s_tir.Schedule, pack: SBlockRV, width: int) -> None:
+    """Puts the vectors that a tile multiplies in one step side by side: one stream, not `width`.
+
+    Two heads of 8192 keys and values, 4 MB each, took 3 to 9 % less time on a Zen 3 core, those of
+    512 keys 1 to 8 %; with 128 keys it makes no difference. A rest of vectors leaves them as they
+    are.
+    """
+    vectors = int(sch.get(pack).writes[0].source.shape[1])
+    if vectors % width:
+        return
+
+    def panels(h: Any, u: Any, step: Any, lane: Any) -> list[Any]:
+        return [h, u // width, step, u % width, lane]
+
+    sch.transform_layout(pack, ("write", 0), panels)
 
 
 def _dtype(sch: s_tir.Schedule, block: SBlockRV) -> str:
