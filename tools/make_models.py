@@ -2,16 +2,22 @@
 
     python tools/make_models.py --output DIR [NAME ...]
     python tools/make_models.py --output DIR8 --batch 8
+    python tools/make_models.py --output DIR --trained
 
 The weights are seeded and scaled so that activations stay finite; batch norms get gains, biases and
 statistics that are not trivial. The number of parameters is checked against the published one. All
 shapes are fixed, as exporters write the batch size into reshapes; the weights do not depend on it.
-Needs torch and onnxscript (`pip install 'tvmopt[train]'`).
+
+With `--trained` it writes other networks, small ones that are trained here, in about five minutes,
+on scikit-learn's digits and on lines of Python's standard library: `NAME.onnx` with the samples it
+was trained on, is to be calibrated with and is tested on (`NAME_train.npz`, `NAME_calibration.npz`,
+`NAME_test.npz`), and `trained.json` with their accuracy. `quantization_accuracy.py` reads them.
+
+Needs torch and onnxscript, for `--trained` also scikit-learn (`pip install 'tvmopt[train]'`).
 """
 
 import argparse
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +37,10 @@ from models import (
     vit,
     yolo,
 )
+from models.export import write_onnx
 from torch import Tensor, nn
+from trained import recipes
 
-OPSET = 20
 SEED = 0
 
 
@@ -90,11 +97,18 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ARCHITECTURES))
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="by default 1")
+    parser.add_argument("--trained", action="store_true", help=", ".join(recipes.RECIPES))
     given = parser.parse_args()
-    unknown = [name for name in given.names if name not in ARCHITECTURES]
+    known = recipes.RECIPES if given.trained else ARCHITECTURES
+    unknown = [name for name in given.names if name not in known]
     if unknown:
-        parser.error(f"no model is called '{unknown[0]}'; there is {', '.join(ARCHITECTURES)}")
+        parser.error(f"no model is called '{unknown[0]}'; there is {', '.join(known)}")
+    if given.trained and given.batch != 1:
+        parser.error("trained models are for one sample; leave --batch out")
     given.output.mkdir(parents=True, exist_ok=True)
+    if given.trained:
+        recipes.write(given.names or list(recipes.RECIPES), given.output)
+        return
     for name in given.names or ARCHITECTURES:
         start = time.perf_counter()
         path = given.output / f"{name}.onnx"
@@ -122,21 +136,8 @@ def write(architecture: Architecture, path: Path, batch: int) -> None:
     outputs = results if isinstance(results, tuple) else (results,)
     if not all(torch.isfinite(output).all() for output in outputs):
         raise AssertionError(f"{path.stem}: the outputs are not finite")
-    partial = path.with_suffix(".part")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network,
-            inputs,
-            partial,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(architecture.inputs),
-            output_names=["output", "pooled"][: len(outputs)],
-            external_data=False,
-            verbose=False,
-        )
-    partial.replace(path)
+    names = ["output", "pooled"][: len(outputs)]
+    write_onnx(network, inputs, list(architecture.inputs), names, path)
 
 
 def randomize(network: nn.Module) -> None:

@@ -14,18 +14,23 @@ VOCABULARY = 30522
 class EncoderLayer(nn.Module):
     """Attention and a GELU MLP, each followed by its shortcut and layer norm."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH, heads: int = HEADS) -> None:
         super().__init__()
-        self.attention = SelfAttention(WIDTH, HEADS)
-        self.attention_norm = nn.LayerNorm(WIDTH, eps=1e-12)
-        self.up = nn.Linear(WIDTH, 4 * WIDTH)
-        self.down = nn.Linear(4 * WIDTH, WIDTH)
-        self.output_norm = nn.LayerNorm(WIDTH, eps=1e-12)
+        self.attention = SelfAttention(width, heads)
+        self.attention_norm = nn.LayerNorm(width, eps=1e-12)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+        self.output_norm = nn.LayerNorm(width, eps=1e-12)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """`norm(h + mlp(h))` with `h = norm(x + attention(x))`."""
         x = self.attention_norm(x + self.attention(x, bias))
         return self.output_norm(x + self.down(nn.functional.gelu(self.up(x))))
+
+
+def padding_bias(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 for tokens and the least number for padding, `[N, 1, 1, T]`, of a 0/1 mask `[N, T]`."""
+    return (1.0 - attention_mask[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
 
 
 class Bert(nn.Module):
@@ -47,7 +52,7 @@ class Bert(nn.Module):
         if self.token_types is not None:
             x = x + self.token_types(torch.zeros_like(input_ids))
         x = self.norm(x)
-        bias = (1.0 - attention_mask[:, None, None, :].to(x.dtype)) * torch.finfo(x.dtype).min
+        bias = padding_bias(attention_mask, x.dtype)
         for layer in self.layers:
             x = layer(x, bias)
         if self.pooler is None:

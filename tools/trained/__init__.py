@@ -1,0 +1,1 @@
+"""Networks that are trained within minutes on data that come with packages."""
