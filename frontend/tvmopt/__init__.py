@@ -76,6 +76,8 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
     dump_dir: str | PathLike[str] | None = None,
     verify: bool = True,
     inputs: "Mapping[str, NDArray[Any]] | None" = None,
+    quantize: str | None = None,
+    calibration: CalibrationSource | str | PathLike[str] | None = None,
 ) -> "Package":
     """Compiles an ONNX model for a target and verifies the result against the original.
 
@@ -90,7 +92,10 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
         disabled_passes: passes that shall not run.
         dump_dir: writes the IR after each pass there.
         verify: compares with the original model before the package is written.
-        inputs: arrays by input name to verify with; by default seeded random ones.
+        inputs: arrays by input name to verify with; by default seeded random ones, or calibration
+            data.
+        quantize: `int8` computes products in 8-bit integers; needs `calibration`.
+        calibration: samples to learn ranges from: a file, a folder, or the name of a data set.
 
     Raises:
         ModelError: the file cannot be read or not be compiled correctly.
@@ -102,14 +107,22 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
     from tvmopt.compiler.pipeline import compile_model
     from tvmopt.plugins import Plugins
 
+    if isinstance(calibration, str | PathLike):
+        calibration = CalibrationSource(str(calibration))
+    options = {name: dict(given) for name, given in (passes or {}).items()}
+    if quantize is not None:
+        if quantize != "int8":
+            raise UsageError(f"quantize is 'int8' or None, got '{quantize}'")
+        options.setdefault("annotate-quantization", {})
     plugins = Plugins.load()
     source = ModelSource(Path(model), dict(input_shapes or {}), dict(dims or {}))
     request = CompileRequest(
         source,
         plugins.backend(target),
-        dict(passes or {}),
+        options,
         disabled_passes,
         Path(dump_dir) if dump_dir else None,
+        calibration,
     )
     return compile_model(
         request,

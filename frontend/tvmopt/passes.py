@@ -57,12 +57,15 @@ class CompileContext:
         target: the backend's TVM target.
         report: where remarks and layers go.
         calibration: data to run the model on; None when the user gave none.
+        simulated: the model in floats that compute what its integers stand for; a pass that
+            quantizes leaves it here, and the compiled model is held against it.
     """
 
     request: "CompileRequest"
     target: "tvm.target.Target"
     report: Report = field(default_factory=Report)
     calibration: "Calibration | None" = None
+    simulated: "tvm.IRModule | None" = None
 
     def passed(self, source: "Pass", op: str, message: str) -> None:
         """Records that `source` rewrote `op` (an ONNX node's name)."""

@@ -22,6 +22,7 @@ from tvmopt.cli.options import (
     verbose_option,
 )
 from tvmopt.cli.progress import Steps
+from tvmopt.cli.quantization import parse_quantization, quantize_options
 from tvmopt.cli.session import Session
 from tvmopt.errors import UsageError
 from tvmopt.model import CompileRequest, ModelSource
@@ -76,6 +77,7 @@ class _Plan:
     type=click.Choice(list(_PRECISIONS)),
     help="Computes products in a 16-bit type: short for --pass mixed-precision:dtype=...",
 )
+@quantize_options
 @click.option(
     "--disable-pass", "disabled", multiple=True, metavar="NAME", help="Leaves a pass out."
 )
@@ -199,6 +201,11 @@ def _plan(
     recipe_path: Path | None,
     passes: tuple[str, ...],
     precision: str | None,
+    quantize: str | None,
+    calibration: str | None,
+    calibrator: str | None,
+    calibration_samples: int | None,
+    exclude: tuple[str, ...],
     disabled: tuple[str, ...],
     dump_dir: Path | None,
     verify: bool | None,
@@ -214,6 +221,11 @@ def _plan(
         asked = written.setdefault(_MIXED, {}).setdefault("dtype", dtype)
         if asked != dtype:
             raise UsageError(f"--precision {precision} is {dtype}, but --pass asks for {asked}")
+    if quantize is not None and dtype is not None:
+        raise UsageError(f"--quantize {quantize} and --precision {precision} exclude each other")
+    source = parse_quantization(
+        written, quantize, calibration, calibrator, calibration_samples, exclude
+    )
     both = sorted(written.keys() & set(disabled))
     if both:
         raise UsageError(f"pass '{both[0]}' is both asked for and disabled")
@@ -230,6 +242,7 @@ def _plan(
         },
         (recipe.disabled - written.keys()) | frozenset(disabled),
         dump_dir,
+        source,
     )
     where = output or recipe.output or Path(f"{model.stem}.tvmpkg")
     _check_output(where, model)

@@ -1,7 +1,7 @@
 """One compilation, top to bottom: import, passes, build, verify, package."""
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from tvmopt.compiler.calibrate import DataCalibration
 from tvmopt.compiler.draft import PackageDraft
 from tvmopt.compiler.dump import dump_module
 from tvmopt.compiler.executor import Array
-from tvmopt.compiler.importer import import_model
+from tvmopt.compiler.importer import ImportedModel, import_model
 from tvmopt.compiler.output import check_output
 from tvmopt.compiler.package import Package
+from tvmopt.compiler.simulate import simulation
 from tvmopt.compiler.verify import verify_draft
+from tvmopt.compiler.verify_quantized import verify_quantized
 from tvmopt.model import CompileRequest, TensorSpec
 from tvmopt.passes import CompileContext, Pass
 from tvmopt.plugins import Plugins
@@ -77,11 +79,30 @@ def compile_model(
             progress("verify")
             with _clock(ctx, "verify"):
                 given = inputs(imported.inputs) if inputs else None
-                verify_draft(draft, imported, report, given)
+                if ctx.simulated is None:
+                    verify_draft(draft, imported, report, given)
+                else:
+                    _verify_quantized(draft, imported, ctx, plugins, given)
         progress("package")
         package = draft.publish()
     plugins.compile_finished(request, report)
     return package
+
+
+def _verify_quantized(
+    draft: PackageDraft,
+    imported: ImportedModel,
+    ctx: CompileContext,
+    plugins: Plugins,
+    given: Mapping[str, Array] | None,
+) -> None:
+    """Verifies on what the user gave, else on calibration data: ranges are made for such."""
+    assert ctx.simulated is not None
+    batches: Iterable[Mapping[str, Array]] = [given] if given is not None else []
+    if given is None and isinstance(ctx.calibration, DataCalibration):
+        batches = ctx.calibration.batches
+    simulated = simulation(ctx.simulated, ctx.request, plugins, imported.inputs, imported.outputs)
+    verify_quantized(draft, imported, simulated, ctx.report, batches)
 
 
 def line_up(request: CompileRequest, plugins: Plugins, ctx: CompileContext) -> list[Pass]:

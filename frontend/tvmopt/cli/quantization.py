@@ -1,0 +1,84 @@
+"""The options that quantize: what they are, and what a compilation is asked for by them."""
+
+from typing import Any
+
+import click
+
+from tvmopt.calibration import CalibrationSource
+from tvmopt.cli.options import F
+from tvmopt.errors import UsageError
+
+ANNOTATE = "annotate-quantization"
+
+
+def quantize_options(function: F) -> F:
+    """`--quantize` and what belongs to it, for `parse_quantization`."""
+    function = calibration_options(function)
+    return click.option(
+        "--quantize",
+        type=click.Choice(["int8"]),
+        help="Computes products in 8-bit integers; needs --calibration.",
+    )(function)
+
+
+def calibration_options(function: F) -> F:
+    """`--calibration`, `--calibrator`, `--calibration-samples` and `--exclude`."""
+    options: tuple[Any, ...] = (
+        click.option(
+            "--exclude",
+            multiple=True,
+            metavar="PATTERN",
+            help="Nodes that stay float32: a name or pattern, op:NAME, or re:REGEX; repeatable.",
+        ),
+        click.option(
+            "--calibration-samples",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Use at most so many samples.  [default: all]",
+        ),
+        click.option(
+            "--calibrator",
+            metavar="NAME[:KEY=VALUE,...]",
+            help="How ranges follow from data: a name of `tvmopt plugins`.  [default: mse]",
+        ),
+        click.option(
+            "--calibration",
+            metavar="DATA",
+            help="Samples to learn ranges from: a .npz or .npy file by the inputs' names, the "
+            "first axis counting samples; a folder of such files; or the name of a data set.",
+        ),
+    )
+    for option in options:
+        function = option(function)
+    return function
+
+
+def parse_quantization(
+    passes: dict[str, dict[str, str]],
+    quantize: str | None,
+    calibration: str | None,
+    calibrator: str | None,
+    samples: int | None,
+    exclude: tuple[str, ...],
+) -> CalibrationSource | None:
+    """Where to calibrate from; adds the passes that quantize to `passes`.
+
+    Raises:
+        UsageError: an option without the one that it belongs to.
+    """
+    if quantize is None:
+        given = {"--calibrator": calibrator, "--calibration-samples": samples, "--exclude": exclude}
+        for name, value in given.items():
+            if value:
+                raise UsageError(f"{name} is for --quantize", "add --quantize int8")
+    elif calibration is None:
+        message = f"--quantize {quantize} learns ranges of activations from data"
+        raise UsageError(message, "add --calibration data.npz, with samples by the inputs' names")
+    else:
+        options = passes.setdefault(ANNOTATE, {})
+        if exclude:
+            before = options.get("exclude", "")
+            options["exclude"] = "|".join([before, *exclude] if before else exclude)
+    if calibration is None:
+        return None
+    return CalibrationSource(calibration, calibrator or "", samples or 0)

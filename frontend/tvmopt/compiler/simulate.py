@@ -1,0 +1,46 @@
+"""A quantized model as floats compute it: what its integer kernels are held against."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import tvm
+from tvm import relax
+
+from tvmopt.compiler.calibrate import executor_of, lower, running_backend
+from tvmopt.compiler.executor import Executor
+from tvmopt.model import CompileRequest, TensorSpec
+from tvmopt.plugins import Plugins
+from tvmopt.quantization import Array, along, dequantize
+from tvmopt.rewriting import Graph, attrs_of, constant, constant_value, is_op, rebuild
+
+
+def simulation(
+    mod: tvm.IRModule,
+    request: CompileRequest,
+    plugins: Plugins,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+) -> Executor:
+    """Compiles a module with quantize and dequantize for this machine, all else in float32.
+
+    Weights are dequantized ahead, so that float kernels lay them out.
+    """
+    backend = running_backend(request.backend, plugins)
+    plain = replace(request, backend=backend, options={}, dump_dir=None, calibration=None)
+    return executor_of(lower(rebuild(mod, _dequantize_ahead), plain, plugins), inputs, outputs)
+
+
+def _dequantize_ahead(value: relax.Expr, _graph: Graph) -> relax.Expr | None:
+    if not is_op(value, "relax.dequantize"):
+        return None
+    integers, scale, zero_point = (constant_value(arg) for arg in value.args)
+    if integers is None or scale is None or zero_point is None:
+        return None
+    axis, rank = int(attrs_of(value).axis), integers.ndim
+    return constant(
+        dequantize(integers, _spread(scale, axis, rank), _spread(zero_point, axis, rank))
+    )
+
+
+def _spread(parameter: Array, axis: int, rank: int) -> Array:
+    return along(parameter, axis, rank) if parameter.ndim else parameter

@@ -1,0 +1,135 @@
+"""`tvmopt compile --quantize int8`, on a network that was trained on handwritten digits."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import tvmopt
+from tvmopt import CalibrationSource, UsageError
+from tvmopt.cli import main
+
+DIGITS = Path(__file__).parents[2] / "tools" / "digits"
+MODEL = DIGITS / "digits.onnx"
+Capture = pytest.CaptureFixture[str]
+CALIBRATION = 64  # the first images; results are judged on the others
+
+
+@pytest.fixture(scope="module")
+def images() -> Any:
+    with np.load(DIGITS / "digits_test.npz") as data:
+        return data["image"]
+
+
+@pytest.fixture(scope="module")
+def data(images: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "calibration.npz"
+    np.savez(path, image=images[:CALIBRATION])
+    return path
+
+
+def arguments(output: Path, *more: str) -> list[str]:
+    return ["compile", str(MODEL), "-o", str(output), *more]
+
+
+@pytest.fixture(scope="module")
+def package(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("out") / "digits.tvmpkg"
+    assert main(arguments(path, "--quantize", "int8", "--calibration", str(data))) == 0
+    return path
+
+
+def test_the_quantized_network_classifies_images_it_was_not_calibrated_with(
+    package: Path, images: Any
+):
+    loaded = tvmopt.load(package)
+    session = onnxruntime.InferenceSession(MODEL)
+    ours, theirs = [], []
+    for image in images[CALIBRATION:]:
+        ours.append(loaded.run({"image": image[None]})["logits"][0])
+        theirs.append(session.run(["logits"], {"image": image[None]})[0][0])
+    exact, noise = np.array(theirs), np.array(ours) - np.array(theirs)
+    assert np.mean(np.argmax(ours, 1) == np.argmax(theirs, 1)) >= 0.99
+    # +-64 steps for weights leave 35 dB in a layer, and eight layers add up their noise.
+    assert 10 * np.log10((exact**2).sum() / (noise**2).sum()) > 25
+
+
+def test_the_package_tells_how_far_it_is_from_the_original(package: Path):
+    manifest = tvmopt.load(package).manifest
+    assert manifest.verification is not None
+    assert manifest.verification.precision == "int8"
+    (logits,) = manifest.verification.outputs
+    assert logits.sqnr_db is not None
+    assert 25 < logits.sqnr_db < 60
+    assert logits.top_1 == 1.0
+    remarks = [r.message for r in manifest.report.remarks if r.pass_name == "verify"]
+    assert len(remarks) == 1
+    assert remarks[0].startswith("int8 against float32: signal to noise")
+
+
+def test_excluded_nodes_stay_float_and_say_so(data: Path, tmp_path: Path, capsys: Capture):
+    given = ["--quantize", "int8", "--calibration", str(data), "--calibration-samples", "4"]
+    given += ["--exclude", "re:residual", "--exclude", "op:matmul", "--calibrator", "minmax"]
+    assert main(arguments(tmp_path / "out.tvmpkg", *given, "--no-verify", "--json")) == 0
+    remarks = json.loads(capsys.readouterr().out)["report"]["remarks"]
+    kept = [r["op"] for r in remarks if "asked for by exclude" in r["message"]]
+    assert len(kept) == 5
+    assert sum("uint8 x int8" in r["message"] for r in remarks) == 3
+
+
+BAD: list[tuple[list[str], str, str]] = [
+    (["--quantize", "int8"], "learns ranges of activations from data", "--calibration data.npz"),
+    (["--exclude", "a"], "--exclude is for --quantize", "--quantize int8"),
+    (["--calibrator", "mse"], "--calibrator is for --quantize", "--quantize int8"),
+    (
+        ["--quantize", "int8", "--calibration", "nowhere.npz"],
+        "the calibration data 'nowhere.npz' do not exist",
+        "",
+    ),
+    (
+        ["--quantize", "int8", "--calibration", "DATA", "--calibrator", "mss"],
+        "no calibrator is called 'mss'",
+        "did you mean 'mse'?",
+    ),
+    (
+        ["--quantize", "int8", "--calibration", "DATA", "--precision", "bf16"],
+        "exclude each other",
+        "",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "message", "hint"), BAD)
+def test_options_that_do_not_fit_are_refused(
+    data: Path, tmp_path: Path, capsys: Capture, given: list[str], message: str, hint: str
+):
+    given = [str(data) if one == "DATA" else one for one in given]
+    assert main(arguments(tmp_path / "out.tvmpkg", *given)) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert hint in shown
+    assert not (tmp_path / "out.tvmpkg").exists()
+
+
+def test_noise_beyond_use_is_refused(images: Any, tmp_path: Path, capsys: Capture):
+    path = tmp_path / "tiny.npz"
+    np.savez(path, image=images[:2] * np.float32(1e-3))  # ranges a thousand times too narrow
+    package = tmp_path / "out.tvmpkg"
+    inputs = tmp_path / "inputs.npz"
+    np.savez(inputs, image=images[:1])
+    given = ["--quantize", "int8", "--calibration", str(path), "--inputs", str(inputs)]
+    assert main(arguments(package, *given)) == 3
+    assert "dB it is of no use" in capsys.readouterr().err
+    assert not package.exists()
+
+
+def test_the_api_quantizes_too(data: Path, images: Any):
+    source = CalibrationSource(data, samples=8)
+    package = tvmopt.compile(MODEL, quantize="int8", calibration=source)
+    assert package.manifest.report.precision == "int8"
+    assert package.run({"image": images[:1]})["logits"].shape == (1, 10)
+    with pytest.raises(UsageError, match="quantize is 'int8' or None, got 'int4'"):
+        tvmopt.compile(MODEL, quantize="int4", calibration=data)
