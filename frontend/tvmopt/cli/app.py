@@ -11,6 +11,7 @@ from tvmopt.cli.inspect import inspect_command
 from tvmopt.cli.options import verbose_option
 from tvmopt.cli.plugins import plugins_command
 from tvmopt.cli.profile import profile
+from tvmopt.cli.quantize import quantize
 from tvmopt.cli.run import run
 from tvmopt.cli.session import Session
 from tvmopt.cli.targets import targets
@@ -19,6 +20,7 @@ from tvmopt.plugins import Plugins
 
 COMMANDS: tuple[click.Command, ...] = (
     compile_command,
+    quantize,
     run,
     benchmark,
     profile,

@@ -53,23 +53,8 @@ def compile_model(
     report = ctx.report
     passes = line_up(request, plugins, ctx)
 
-    progress("import")
-    with _clock(ctx, "import"):
-        imported = import_model(request.source)
-    report.remarks.extend(imported.remarks)
-    mod = imported.module
-    if request.calibration is not None:
-        ctx.calibration = DataCalibration(
-            request.calibration, request, plugins, imported.inputs, report
-        )
-    if request.dump_dir is not None:
-        dump_module(request.dump_dir, 0, "import", mod)
-    with _clock(ctx, "passes"):
-        for index, one in enumerate(passes, start=1):
-            progress(one.name)
-            mod = run_pass(one, mod, ctx, plugins.origins.get(type(one), ""))
-            if request.dump_dir is not None:
-                dump_module(request.dump_dir, index, one.name, mod)
+    imported = import_source(ctx, plugins, progress)
+    mod = run_passes(passes, imported.module, ctx, plugins, progress)
 
     progress("build")
     with _clock(ctx, "build"):
@@ -87,6 +72,40 @@ def compile_model(
         package = draft.publish()
     plugins.compile_finished(request, report)
     return package
+
+
+def import_source(ctx: CompileContext, plugins: Plugins, progress: Progress) -> ImportedModel:
+    """Imports the model, and opens the calibration data that belong to it."""
+    progress("import")
+    request = ctx.request
+    with _clock(ctx, "import"):
+        imported = import_model(request.source)
+    ctx.report.remarks.extend(imported.remarks)
+    if request.calibration is not None:
+        ctx.calibration = DataCalibration(
+            request.calibration, request, plugins, imported.inputs, ctx.report
+        )
+    if request.dump_dir is not None:
+        dump_module(request.dump_dir, 0, "import", imported.module)
+    return imported
+
+
+def run_passes(
+    passes: Sequence[Pass],
+    mod: tvm.IRModule,
+    ctx: CompileContext,
+    plugins: Plugins,
+    progress: Progress,
+) -> tvm.IRModule:
+    """Runs passes one after the other; the IR after each is written where the user wants it."""
+    dump_dir = ctx.request.dump_dir
+    with _clock(ctx, "passes"):
+        for index, one in enumerate(passes, start=1):
+            progress(one.name)
+            mod = run_pass(one, mod, ctx, plugins.origins.get(type(one), ""))
+            if dump_dir is not None:
+                dump_module(dump_dir, index, one.name, mod)
+    return mod
 
 
 def _verify_quantized(
