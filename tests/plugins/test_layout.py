@@ -242,7 +242,7 @@ def test_other_types_are_left_alone(check: Any) -> None:
     weight = relax.const(_data(8, 16, 1, 1).astype("float16"))
     before = _module([((1, 16, 4, 4), "float16")], lambda x: R.nn.conv2d(x, weight))
     assert check.leaves(Layout(), before) == [
-        "node0: left in the plain layout: float16 x float16 is no product of float32"
+        "node0: left in the plain layout: float16 x float16 is neither float32 nor uint8 x int8"
     ]
 
 

@@ -102,8 +102,18 @@ def test_a_batch_of_constants_is_no_weight(check: Any) -> None:
 @pytest.mark.parametrize(
     ("left", "right", "dtype", "why"),
     [
-        ((5, 12), (12, 20), "float16", "float16 x float16 is no product of float32"),
-        ((5, 12), (12, 20), "float64", "float64 x float64 is no product of float32"),
+        (
+            (5, 12),
+            (12, 20),
+            "float16",
+            "float16 x float16 is neither float32 nor uint8 x int8",
+        ),
+        (
+            (5, 12),
+            (12, 20),
+            "float64",
+            "float64 x float64 is neither float32 nor uint8 x int8",
+        ),
         ((12,), (12, 20), "float32", "an operand is a vector"),
         ((5, 12), (12,), "float32", "an operand is a vector"),
         ((0, 12), (12, 20), "float32", "an operand is empty"),

@@ -5,13 +5,23 @@ generation has no type bfloat, which their intrinsics take; so kernels call func
 whose LLVM IR is imported with the kernel and inlined.
 """
 
-import threading
 from typing import Any
 
 import numpy as np
 import tvm
 import tvm_ffi
-from tvm import ir, sym, tirx
+from tvm import ir, tirx
+
+from tvmopt.compiler.placeholders import (
+    are_neighbours,
+    features_of,
+    is_call,
+    lanes_of,
+    like,
+    operator,
+    vector,
+    with_functions,
+)
 
 DOT_PAIRS = "tvmopt.dot_pairs"
 """`(int32, int32) -> float32`: `a.low * b.low + a.high * b.high` of two pairs of bfloat16."""
@@ -25,7 +35,7 @@ _ROUND = "tvmopt.round_to_bfloat16"
 _STORED = "tvmopt.bfloat16_is_stored"
 """Attribute of kernels that compute nothing in bfloat16."""
 
-FEATURE = "+avx512bf16"
+FEATURE = "avx512bf16"
 
 _DOT_LANES = {16: "512", 8: "256", 4: "128"}
 
@@ -93,14 +103,14 @@ def _widen(node: Any) -> Any:
     if not _is_bfloat16(node.value.ty) or _is_bfloat16(node.ty):
         return node
     bits = _bits(node.value)
-    return _from_bits(bits.astype(_vector("uint32", _lanes(bits))), 16).astype(str(node.ty))
+    return _from_bits(bits.astype(vector("uint32", lanes_of(bits))), 16).astype(str(node.ty))
 
 
 def _on_integers(call: Any) -> Any:
-    if _is_call(call, PAIR):
+    if is_call(call, PAIR):
         plain = [one if isinstance(one, ir.TensorLoad) else _bits(one) for one in call.args]
         return ir.Call(call.op, plain, ret_ty=str(call.ty))
-    if not _is_call(call, "tirx.reinterpret") or not _is_bfloat16(call.args[0].ty):
+    if not is_call(call, "tirx.reinterpret") or not _is_bfloat16(call.args[0].ty):
         return call
     return tirx.reinterpret(str(call.ty), _bits(call.args[0]))
 
@@ -114,12 +124,12 @@ def _store(store: Any) -> Any:
 
 def _bits(expr: Any) -> Any:
     """The bits of a bfloat16 expression, as uint16."""
-    lanes = _lanes(expr)
-    kind = _vector("uint16", lanes)
+    lanes = lanes_of(expr)
+    kind = vector("uint16", lanes)
     match expr:
         case tirx.Cast():
-            value = expr.value.astype(_vector("float32", lanes))
-            return ir.Call(_operator(_ROUND), [value], ret_ty=kind)
+            value = expr.value.astype(vector("float32", lanes))
+            return ir.Call(operator(_ROUND), [value], ret_ty=kind)
         case tirx.FloatImm():
             return tirx.const(int(np.array(expr.value, "float32").view("uint32")) >> 16, "uint16")
         case tirx.Select():
@@ -129,7 +139,7 @@ def _bits(expr: Any) -> Any:
             return tirx.Broadcast(_bits(expr.value), expr.lanes)
         case tirx.Let():
             return tirx.Let(expr.var, expr.value, _bits(expr.body))
-        case ir.Call() if _is_call(expr, "prim.if_then_else"):
+        case ir.Call() if is_call(expr, "prim.if_then_else"):
             condition, *ways = expr.args
             return tirx.if_then_else(condition, *map(_bits, ways))
         case _:
@@ -138,22 +148,7 @@ def _bits(expr: Any) -> Any:
 
 def dot_pairs(a: Any, b: Any) -> Any:
     """The sum of the products of two pairs of bfloat16, as float32."""
-    return ir.Call(_operator(DOT_PAIRS), [a, b], ret_ty="float32")
-
-
-_registering = threading.Lock()
-
-
-def _operator(name: str) -> ir.Op:
-    # Kernels are lowered on several threads; TVM refuses an attribute that is there already, and
-    # an operator is listed before it has all of them.
-    with _registering:
-        names: Any = ir.Op.list_op_names()
-        if name not in {str(one) for one in names}:
-            ir.register_op_attr(name, "TVectorizable", True)  # noqa: FBT003 - TVM's signature
-            ir.register_op_attr(name, "TCallEffectKind", 1)  # CallEffectKind::kPure
-            ir.register_op_attr(name, "TScriptPrinterName", name)
-        return ir.Op.get(name)
+    return ir.Call(operator(DOT_PAIRS), [a, b], ret_ty="float32")
 
 
 def lower_bfloat16(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
@@ -166,8 +161,7 @@ def lower_bfloat16(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
 
 
 def _has_instructions(func: Any) -> bool:
-    target = func.attrs.get("target") if func.attrs else None
-    return target is not None and FEATURE in [str(a) for a in target.attrs.get("mattr", [])]
+    return FEATURE in features_of(func)
 
 
 class _Lowering:
@@ -183,121 +177,91 @@ class _Lowering:
         body = tvm_ffi.structural_map(body, rewrites)
         if body.same_as(func.body):
             return func
-        for text in self.imports.values():
-            zero = tirx.const(0, "int32")
-            body = tirx.AttrStmt(zero, "pragma_import_llvm", ir.StringImm(text), body)
-        return func.with_body(body)
+        return func.with_body(with_functions(body, self.imports.values()))
 
     def _add(self, node: Any) -> Any:
         for total, product in ((node.a, node.b), (node.b, node.a)):
-            if _is_call(product, DOT_PAIRS):
+            if is_call(product, DOT_PAIRS):
                 return self._dot(total, *product.args)
         return node
 
     def _call(self, call: Any) -> Any:
-        if _is_call(call, _ROUND):
+        if is_call(call, _ROUND):
             return self._rounded(call.args[0])
-        if _is_call(call, PAIR):
+        if is_call(call, PAIR):
             return self._pair(*call.args)
-        if _is_call(call, DOT_PAIRS):
-            return self._dot(_like(0.0, "float32", _lanes(call)), *call.args)
+        if is_call(call, DOT_PAIRS):
+            return self._dot(like(0.0, "float32", lanes_of(call)), *call.args)
         return call
 
     def _pair(self, low: Any, high: Any) -> Any:
-        if _are_neighbours(low, high):
+        if are_neighbours(low, high):
             # One load. Two that LLVM would join itself, it joins too late: with so many addresses
             # in a loop, accumulators were stored in each step, at a third of the speed.
             self.imports[_LOAD_PAIR] = _LOAD_FUNCTION
             return tirx.call_pure_extern("int32", _LOAD_PAIR, tirx.address_of(low))
-        lanes = _lanes(low)
-        wide = _vector("uint32", lanes)
+        lanes = lanes_of(low)
+        wide = vector("uint32", lanes)
         halves = [_bits(one) if _is_bfloat16(one.ty) else one for one in (low, high)]
         first, second = (half.astype(wide) for half in halves)
-        bits = first | (second << _like(16, "uint32", lanes))
-        return tirx.reinterpret(_vector("int32", lanes), bits)
+        bits = first | (second << like(16, "uint32", lanes))
+        return tirx.reinterpret(vector("int32", lanes), bits)
 
     def _dot(self, total: Any, a: Any, b: Any) -> Any:
-        lanes = _lanes(total)
+        lanes = lanes_of(total)
         if self.has_instructions and lanes in _DOT_LANES:
             name = f"tvmopt_dot_pairs_{lanes}"
             self.imports[name] = _dot_function(name, lanes)
-            return tirx.call_pure_extern(_vector("float32", lanes), name, total, a, b)
+            return tirx.call_pure_extern(vector("float32", lanes), name, total, a, b)
         for half in (_low, _high):
             total = tirx.op.fma(half(a), half(b), total)
         return total
 
     def _rounded(self, value: Any) -> Any:
-        lanes = _lanes(value)
+        lanes = lanes_of(value)
         if self.has_instructions and lanes >= 4 and lanes % 4 == 0:
             name = f"tvmopt_round_to_bfloat16_{lanes}"
             self.imports[name] = _conversion_function(name, lanes)
-            return tirx.call_pure_extern(_vector("uint16", lanes), name, value)
-        kind = _vector("uint32", lanes)
+            return tirx.call_pure_extern(vector("uint16", lanes), name, value)
+        kind = vector("uint32", lanes)
         bits = tirx.Var("bits", ir.PrimType(kind))
 
         def const(number: int) -> Any:
-            return _like(number, "uint32", lanes)
+            return like(number, "uint32", lanes)
 
         odd = (bits >> const(16)) & const(1)
         rounded = (bits + (odd + const(0x7FFF))) >> const(16)
         quiet = (bits >> const(16)) | const(0x40)
         # Not `x != x`, which TVM simplifies to false.
         is_nan = (bits & const(0x7FFFFFFF)) > const(0x7F800000)
-        chosen = tirx.Select(is_nan, quiet, rounded).astype(_vector("uint16", lanes))
+        chosen = tirx.Select(is_nan, quiet, rounded).astype(vector("uint16", lanes))
         return tirx.Let(bits, tirx.reinterpret(kind, value), chosen)
-
-
-def _are_neighbours(low: Any, high: Any) -> bool:
-    """Whether two scalars lie side by side in memory."""
-    if not (isinstance(low, ir.TensorLoad) and isinstance(high, ir.TensorLoad)):
-        return False
-    if not low.source.same_as(high.source) or _lanes(low) != 1 or _lanes(high) != 1:
-        return False
-    (first,), (second,) = low.indices, high.indices
-    return sym.Analyzer().can_prove_equal(first + 1, second)
 
 
 def _broadcast(node: Any) -> Any:
     """`BF16StorageLegalize` leaves the type of a broadcast as it was."""
-    if not _is_bfloat16(node.ty) or not _is_call(node.value, "tirx.reinterpret"):
+    if not _is_bfloat16(node.ty) or not is_call(node.value, "tirx.reinterpret"):
         return node
     return tirx.reinterpret(str(node.ty), tirx.Broadcast(node.value.args[0], node.lanes))
-
-
-def _is_call(expr: Any, name: str) -> bool:
-    return isinstance(expr, ir.Call) and isinstance(expr.op, ir.Op) and expr.op.name == name
 
 
 def _is_bfloat16(dtype: Any) -> bool:
     return str(dtype).startswith("bfloat16")
 
 
-def _lanes(expr: Any) -> int:
-    return tvm.DataType(str(expr.ty)).lanes
-
-
-def _vector(dtype: str, lanes: int) -> str:
-    return dtype if lanes == 1 else f"{dtype}x{lanes}"
-
-
-def _like(value: float, dtype: str, lanes: int) -> Any:
-    scalar = tirx.const(value, dtype)
-    return scalar if lanes == 1 else tirx.Broadcast(scalar, lanes)
-
-
 def _low(pair: Any) -> Any:
-    return _from_bits(tirx.reinterpret(_vector("uint32", _lanes(pair)), pair), 16)
+    return _from_bits(tirx.reinterpret(vector("uint32", lanes_of(pair)), pair), 16)
 
 
 def _high(pair: Any) -> Any:
-    lanes = _lanes(pair)
-    bits = tirx.reinterpret(_vector("uint32", lanes), pair)
-    return tirx.reinterpret(_vector("float32", lanes), bits & _like(0xFFFF0000, "uint32", lanes))
+    lanes = lanes_of(pair)
+    bits = tirx.reinterpret(vector("uint32", lanes), pair)
+    return tirx.reinterpret(vector("float32", lanes), bits & like(0xFFFF0000, "uint32", lanes))
 
 
 def _from_bits(bits: Any, shift: int) -> Any:
-    lanes = _lanes(bits)
-    return tirx.reinterpret(_vector("float32", lanes), bits << _like(shift, "uint32", lanes))
+    lanes = lanes_of(bits)
+    return tirx.reinterpret(vector("float32", lanes), bits << like(shift, "uint32", lanes))
 
 
 _PURE = "nounwind willreturn memory(none)"

@@ -10,6 +10,7 @@ from tvm.s_tir.pipeline import default_s_tir_pipeline
 from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
 from tvmopt.compiler.bfloat16 import legalize_computations, lower_bfloat16, store_bfloat16
+from tvmopt.compiler.integers import lower_integers
 
 TIR_PIPELINE = "tvmopt"
 
@@ -151,6 +152,7 @@ def _lower(mod: tvm.IRModule, _ctx: Any) -> tvm.IRModule:
             tirx.transform.FP8ComputeLegalize(),
             tirx.transform.VerifyMemory(),
             _prim_func_pass(lower_bfloat16),
+            _prim_func_pass(lower_integers),
             tirx.transform.AnnotateEntryFunc(),
             tirx.transform.SplitHostDevice(),
             tirx.transform.MakePackedAPI(),

@@ -19,19 +19,25 @@ from tvmopt.rewriting import (
     stored_form,
 )
 from tvmopt_plugins.layout.blocked import ANCHOR, Images
+from tvmopt_schedules.cpu.code.dots import NARROW_QUADS, PAIRS, QUADS, Dot
 from tvmopt_schedules.cpu.code.pairs import bfloat16_of, pack_pairs, pair_planes
+from tvmopt_schedules.cpu.code.quads import SIZE, are_narrow, pack_quads, quad_planes
 from tvmopt_schedules.cpu.compute.channel_blocks import blocks_of
 from tvmopt_schedules.cpu.compute.conv2d import conv2d_nchwc, pack_factor
 from tvmopt_schedules.cpu.compute.window import Window, depthwise_nchwc
 
 Array = np.ndarray[Any, Any]
 
+_FLOAT = ("float32", "float32", "float32")
+_INTEGERS = ("uint8", "int8", "int32")
+
 
 @dataclass(frozen=True)
 class Convolution:
     """A convolution with constant weights, `[O, I / groups, KH, KW]`.
 
-    `stored` is the type that a pass rounded the weights to, and in bfloat16 the image, too.
+    `stored` is the type that a pass rounded the weights to, and in bfloat16 the image, too; `int8`
+    where a uint8 image is multiplied with int8 weights.
     """
 
     data: relax.Expr
@@ -62,8 +68,9 @@ def read_convolution(value: relax.Call, graph: Graph) -> Convolution | str:
         return "its shape is not static"
     if array is None:
         return "its weight is computed at run time"
-    if {dtype_of(data), dtype_of(value)} != {"float32"} or str(array.dtype) != "float32":
-        return f"{dtype_of(data)} x {array.dtype} is no product of float32"
+    types = dtype_of(data), str(array.dtype), dtype_of(value)
+    if types not in (_FLOAT, _INTEGERS):
+        return f"{types[0]} x {types[1]} is neither float32 nor uint8 x int8"
     if (str(attrs.data_layout), str(attrs.kernel_layout)) != ("NCHW", "OIHW"):
         return f"its layout is {attrs.data_layout}, {attrs.kernel_layout}"
     if 0 in (*shape, *array.shape, *(shape_of(value) or ())):
@@ -78,7 +85,22 @@ def read_convolution(value: relax.Call, graph: Graph) -> Convolution | str:
     )
     if min(window.padding) < 0:
         return "its padding is negative"
-    return Convolution(data, array, window, int(attrs.groups), stored)
+    conv = Convolution(data, array, window, int(attrs.groups), stored)
+    return _with_padding(replace(conv, stored="int8"), graph) if types == _INTEGERS else conv
+
+
+def _with_padding(conv: Convolution, graph: Graph) -> Convolution:
+    """The convolution with the padding that its image got, by a number that stands for zero."""
+    pad = graph.producer(conv.data)
+    if not is_op(pad, "relax.nn.pad") or any(conv.window.padding):
+        return conv
+    attrs = attrs_of(pad)
+    widths = [int(width) for width in attrs.pad_width]
+    if str(attrs.pad_mode) != "constant" or any(widths[:4]) or min(widths) < 0:
+        return conv
+    top, bottom, left, right = widths[4:]
+    window = replace(conv.window, padding=(top, left, bottom, right), fill=int(attrs.pad_value))
+    return replace(conv, data=pad.args[0], window=window)
 
 
 def weight_of(weight: relax.Expr, graph: Graph) -> tuple[Array | None, str]:
@@ -102,6 +124,8 @@ def emit_convolution(conv: Convolution, graph: Graph, images: Images) -> relax.E
     if conv.groups == in_channels == out_channels and conv.groups > 1:
         return emit_depthwise(conv, graph, images)
     conv = merge_groups(conv, graph, images.block)
+    if conv.stored == "int8":
+        return _emit_quads(conv, graph, images)
     if conv.stored == "bfloat16":
         paired = _emit_paired(conv, graph, images)
         if paired is not None:
@@ -127,9 +151,10 @@ def _call(
     window: Window,
     in_channels: int,
     graph: Graph,
+    dot: Dot | None = None,
 ) -> relax.Expr:
     return graph.bb.call_te(
-        partial(conv2d_nchwc, window=window, in_channels=in_channels, groups=conv.groups),
+        partial(conv2d_nchwc, window=window, in_channels=in_channels, groups=conv.groups, dot=dot),
         data,
         weight,
         primfunc_name_hint="conv2d",
@@ -139,10 +164,11 @@ def _call(
 
 def emit_depthwise(conv: Convolution, graph: Graph, images: Images) -> relax.Expr:
     """A call of the depthwise kernel, with several results for a channel where weights are more."""
+    widened = "int32" if conv.stored == "int8" else "float32"
     return graph.bb.call_te(
         partial(depthwise_nchwc, window=conv.window),
         images.enter(graph, conv.data).var,
-        relax.const(pack_depthwise(conv.weight, images.block), "float32"),
+        relax.const(pack_depthwise(conv.weight, images.block).astype(widened), widened),
         primfunc_name_hint="depthwise_conv2d",
         primfunc_attrs=ANCHOR,
     )
@@ -175,7 +201,38 @@ def _emit_paired(conv: Convolution, graph: Graph, images: Images) -> relax.Expr 
         return None
     factor = pack_factor(group_in, images.block)
     packed = pack_pairs(pack_weight(weight, images.block, factor), 4)
-    return _call(conv, data, constant(packed), window, in_channels, graph)
+    return _call(conv, data, constant(packed), window, in_channels, graph, PAIRS)
+
+
+def _emit_quads(conv: Convolution, graph: Graph, images: Images) -> relax.Expr:
+    """The kernel that multiplies four channels of 8-bit integers at once."""
+    group_in = conv.weight.shape[1]
+    if conv.groups > 1 and group_in % SIZE:
+        conv = _ungrouped(conv, graph)
+        group_in = conv.weight.shape[1]
+    image, window = images.find(graph, conv.data), conv.window
+    if image is None and group_in < images.block:
+        # Too few channels for a block: the kernel reads quads of planes just as well.
+        padded, window = _pad_plain(conv, graph)
+        planes = graph.bb.call_te(quad_planes, padded, primfunc_name_hint="quad_planes")
+        data, factor = graph.emit(planes), SIZE
+    else:
+        data = (image or images.enter(graph, conv.data)).var
+        factor = pack_factor(group_in + -group_in % SIZE, images.block)
+    # What the image's last block holds beyond its channels meets zeros.
+    weight = np.pad(conv.weight, ((0, 0), (0, -group_in % SIZE), (0, 0), (0, 0)))
+    packed = pack_weight(weight, images.block, factor)
+    dot = NARROW_QUADS if are_narrow(packed, 4) else QUADS
+    in_channels = weight.shape[1] * conv.groups
+    return _call(conv, data, constant(pack_quads(packed, 4)), window, in_channels, graph, dot)
+
+
+def _ungrouped(conv: Convolution, graph: Graph) -> Convolution:
+    """All groups computed together, with zeros between them."""
+    graph.passed(
+        f"groups of {conv.weight.shape[1]} input channels are no quads: all are computed together"
+    )
+    return _merged(conv, conv.groups)
 
 
 def _pad_plain(conv: Convolution, graph: Graph) -> tuple[relax.Expr, Window]:
@@ -184,8 +241,8 @@ def _pad_plain(conv: Convolution, graph: Graph) -> tuple[relax.Expr, Window]:
         return conv.data, conv.window
     top, left, bottom, right = conv.window.padding
     widths = [0, 0, 0, 0, top, bottom, left, right]
-    padded = graph.emit(relax.op.nn.pad(conv.data, widths))
-    return padded, replace(conv.window, padding=(0, 0, 0, 0))
+    padded = graph.emit(relax.op.nn.pad(conv.data, widths, pad_value=conv.window.fill))
+    return padded, replace(conv.window, padding=(0, 0, 0, 0), fill=0)
 
 
 def pack_weight(weight: Array, block: int, factor: int) -> Array:
@@ -210,7 +267,7 @@ def merge_groups(conv: Convolution, graph: Graph, block: int) -> Convolution:
 
     The weights between different groups are zeros: exact, but more work than the groups alone.
     """
-    out_group, in_group = len(conv.weight) // conv.groups, conv.weight.shape[1]
+    out_group = len(conv.weight) // conv.groups
     if conv.groups == 1 or out_group % block == 0:
         return conv
     together = block // gcd(out_group, block)
@@ -220,7 +277,14 @@ def merge_groups(conv: Convolution, graph: Graph, block: int) -> Convolution:
         f"groups of {out_group} channels do not fill blocks of {block}: "
         f"{together} are computed together, with zeros between them"
     )
-    wide = np.zeros((len(conv.weight), in_group * together, *conv.weight.shape[2:]), "float32")
+    return _merged(conv, together)
+
+
+def _merged(conv: Convolution, together: int) -> Convolution:
+    """The convolution with so many groups in one, and zeros between them."""
+    out_group, in_group = len(conv.weight) // conv.groups, conv.weight.shape[1]
+    shape = (len(conv.weight), in_group * together, *conv.weight.shape[2:])
+    wide = np.zeros(shape, conv.weight.dtype)
     for group in range(conv.groups):
         rows = slice(group * out_group, (group + 1) * out_group)
         at = group % together * in_group

@@ -11,6 +11,10 @@ from tvmopt_plugins.layout.blocked import ANCHOR, Images
 from tvmopt_schedules.cpu.compute.window import Window, avg_pool_nchwc, max_pool_nchwc
 
 _POOLS = ("relax.nn.max_pool2d", "relax.nn.avg_pool2d")
+_TYPES = {
+    "relax.nn.max_pool2d": ("float32", "uint8", "int8"),
+    "relax.nn.avg_pool2d": ("float32",),
+}
 _REDUCTIONS = ("relax.mean", "relax.max")
 
 
@@ -23,7 +27,7 @@ def pool(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None:
     why = None
     if shape is None or result is None:
         why = "its shape is not static"
-    elif dtype_of(data) != "float32":
+    elif dtype_of(data) not in _TYPES[value.op.name]:
         why = f"it pools {dtype_of(data)}"
     elif str(attrs.layout) != "NCHW":
         why = f"its layout is {attrs.layout}"

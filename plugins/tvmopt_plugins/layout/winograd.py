@@ -48,7 +48,7 @@ class Winograd:
         if not self.tiles or not is_op(value, "relax.nn.conv2d"):
             return None
         conv = read_convolution(value, graph)
-        if isinstance(conv, str) or not _fits(conv):
+        if isinstance(conv, str) or conv.stored == "int8" or not _fits(conv):
             return None
         if conv.stored == "bfloat16" and multiplies_pairs(self.machine):
             graph.missed(

@@ -1,5 +1,6 @@
 """`relax.matmul` becomes a call of a matrix product kernel."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from tvmopt.rewriting import (
     untransposed,
 )
 from tvmopt_plugins.pack_matmul.tables import Tables
+from tvmopt_schedules.cpu.code.dots import NARROW_QUADS, PAIRS, QUADS
 from tvmopt_schedules.cpu.code.pairs import bfloat16_of, pack_pairs
+from tvmopt_schedules.cpu.code.quads import SIZE, are_narrow, machine_of_quads, pack_quads
 from tvmopt_schedules.cpu.compute.batch_matmul import batch_matmul
 from tvmopt_schedules.cpu.compute.matmul import matmul_packed, pack_weight
 from tvmopt_schedules.cpu.machine import Machine
@@ -29,6 +32,8 @@ from tvmopt_schedules.cpu.register_tile import register_tile
 
 if TYPE_CHECKING:
     from tvmopt_plugins.pack_matmul import PackMatmul
+
+_PRODUCTS = (("float32", "float32", "float32"), ("uint8", "int8", "int32"))
 
 
 def pack_matmul(mod: tvm.IRModule, source: "PackMatmul", ctx: CompileContext) -> tvm.IRModule:
@@ -44,8 +49,8 @@ def pack_matmul(mod: tvm.IRModule, source: "PackMatmul", ctx: CompileContext) ->
         why = None
         if left_shape is None or right_shape is None or shape is None:
             why = "its shape is not static"
-        elif {dtype_of(left), dtype_of(right), dtype_of(value)} != {"float32"}:
-            why = f"{dtype_of(left)} x {dtype_of(right)} is no product of float32"
+        elif (types := (dtype_of(left), dtype_of(right), dtype_of(value))) not in _PRODUCTS:
+            why = f"{types[0]} x {types[1]} is neither float32 nor uint8 x int8"
         elif len(left_shape) < 2 or len(right_shape) < 2:
             why = "an operand is a vector"
         elif 0 in (*left_shape, *right_shape):
@@ -55,6 +60,11 @@ def pack_matmul(mod: tvm.IRModule, source: "PackMatmul", ctx: CompileContext) ->
             return None
         narrow_left, narrow_right = stored_form(left, graph), stored_form(right, graph)
         weight = _weight(right, graph)
+        if dtype_of(value) == "int32":
+            if weight is None:
+                graph.missed("left as it is: its 8-bit operands are both computed at run time")
+                return None
+            return _of_integers(left, weight, graph, machine)
         if weight is not None:
             stored = "float32" if narrow_right is None else dtype_of(narrow_right)
             if stored == "bfloat16":
@@ -115,10 +125,32 @@ def _with_weight(
     panels = constant(packed)
     tables.packed(weight, panels, graph.name)
     return graph.bb.call_te(
-        matmul_packed,
+        partial(matmul_packed, columns=columns, dot=PAIRS if stored == "bfloat16" else None),
         x,
         panels,
-        columns,
+        primfunc_name_hint="matmul",
+        primfunc_attrs={"tvmopt.fusion": "anchor"},
+    )
+
+
+def _of_integers(
+    x: relax.Expr, weight: np.ndarray[Any, Any], graph: Graph, machine: Machine
+) -> relax.Expr:
+    """A product of uint8 with int8 weights, four steps at once."""
+    shape = shape_of(x)
+    assert shape is not None
+    missing = -len(weight) % SIZE
+    if missing:
+        x = graph.emit(relax.op.nn.pad(x, [0, 0] * (len(shape) - 1) + [0, missing]))
+    quads = pack_quads(np.pad(weight, ((0, missing), (0, 0))), 0)
+    narrow = are_narrow(weight, 0)
+    dot = NARROW_QUADS if narrow else QUADS
+    sizes = int(np.prod(shape[:-1])), weight.shape[1]
+    tile = register_tile(machine_of_quads(machine, narrow=narrow), *sizes, steps=len(quads))
+    return graph.bb.call_te(
+        partial(matmul_packed, columns=weight.shape[1], dot=dot),
+        x,
+        constant(pack_weight(quads, tile.vectors * machine.lanes)),
         primfunc_name_hint="matmul",
         primfunc_attrs={"tvmopt.fusion": "anchor"},
     )

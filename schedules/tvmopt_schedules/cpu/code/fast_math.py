@@ -25,6 +25,10 @@ import tvm_ffi
 from tvm import ir, tirx
 
 from tvmopt_schedules.cpu.code.nested_math import contains, hold_nested
+from tvmopt_schedules.cpu.code.operators import pure_operator
+
+_ROUND_TO_INT32 = pure_operator("tvmopt.round_to_int32")
+"""`float32 -> int32`: the nearest integer, halves to even; the compiler lowers it."""
 
 Unary = Callable[[Any], Any]
 
@@ -113,6 +117,7 @@ def expand_math(func: tirx.PrimFunc) -> tirx.PrimFunc:
         (tirx.Mul, _expand_product),
         (tirx.Sub, _expand_difference),
         (tirx.Add, _expand_sum),
+        (tirx.Cast, _round_to_int),
     ]
     return tvm_ffi.structural_map(held, rewrites, order="pre")
 
@@ -131,6 +136,16 @@ def _expand_call(call: ir.Call) -> Any:
     if not _is_expanded(call) or contains(call.args[0], _is_expanded):
         return call
     return _EXPANSIONS[call.op.name](call.args[0])
+
+
+def _round_to_int(cast: tirx.Cast) -> Any:
+    """`int32(nearbyint(x))` stays together: it is one instruction."""
+    rounding = cast.value
+    if str(cast.ty) != "int32" or not isinstance(rounding, ir.Call) or not _is_float32(rounding):
+        return cast
+    if not isinstance(rounding.op, ir.Op) or rounding.op.name != "tirx.nearbyint":
+        return cast
+    return ir.Call(_ROUND_TO_INT32, [rounding.args[0]], ret_ty="int32")
 
 
 def _expand_product(product: tirx.Mul) -> Any:

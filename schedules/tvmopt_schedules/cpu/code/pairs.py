@@ -16,6 +16,7 @@ import numpy as np
 import tvm_ffi
 from tvm import ir, te, tirx
 
+from tvmopt_schedules.cpu.code.operators import pure_operator
 from tvmopt_schedules.cpu.machine import Machine
 
 DOT_PAIRS = "tvmopt.dot_pairs"
@@ -26,20 +27,8 @@ PAIR_DTYPE = "int32"
 PAIR = "tvmopt.pair"
 """`(bfloat16, bfloat16) -> int32`: two numbers as a pair, the first in the lower half."""
 
-_PURE = 1  # TVM: CallEffectKind::kPure
-
-
-def _operator(name: str) -> ir.Op:
-    names: Any = ir.Op.list_op_names()
-    if name not in {str(one) for one in names}:
-        ir.register_op_attr(name, "TVectorizable", True)  # noqa: FBT003 - TVM's signature
-        ir.register_op_attr(name, "TCallEffectKind", _PURE)
-        ir.register_op_attr(name, "TScriptPrinterName", name)
-    return ir.Op.get(name)
-
-
 # TVM refuses an attribute that is there already. A module is imported by one thread only.
-_DOT_PAIRS, _PAIR = _operator(DOT_PAIRS), _operator(PAIR)
+_DOT_PAIRS, _PAIR = pure_operator(DOT_PAIRS), pure_operator(PAIR)
 
 
 def dot_pairs(a: Any, b: Any) -> Any:

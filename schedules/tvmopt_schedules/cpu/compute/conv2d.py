@@ -5,8 +5,9 @@ Layouts, with `b` channels of a block as the innermost dimension (one vector reg
 - activations `[N, ceil(C / b), H, W, b]`; the last block is padded, and its padding is never read
 - weights `[ceil(O / b), I / f, KH, KW, f, b]`, packed ahead of time; `I` counts the input channels
   of one group and `f = pack_factor(I, b)` of them lie side by side, so that no loop has a tail
-- for activations in bfloat16, weights `[ceil(O / b), I / f, KH, KW, f / 2, b]` of pairs of input
-  channels (see `tvmopt_schedules.cpu.code.pairs`); weights may also be float16, and are widened
+- for bfloat16 and for 8-bit integers, weights `[ceil(O / b), I / f, KH, KW, f / s, b]` of pairs or
+  quads (`s` is 2 or 4) of input channels, see `tvmopt_schedules.cpu.code.dots`; weights may also be
+  float16, and are widened
 """
 
 from math import gcd
@@ -15,7 +16,7 @@ from typing import Any
 from tvm import te, tirx
 
 from tvmopt_schedules.cpu.code.blocks import OP_ANNOTATION
-from tvmopt_schedules.cpu.code.pairs import PAIR_DTYPE, dot_pairs, pair
+from tvmopt_schedules.cpu.code.dots import Dot
 from tvmopt_schedules.cpu.compute.window import Window, pad_image
 
 CONV2D = "conv2d_nchwc"
@@ -29,23 +30,32 @@ def pack_factor(channels: int, block: int) -> int:
 
 
 def conv2d_nchwc(
-    data: te.Tensor, weight: te.Tensor, window: Window, in_channels: int, groups: int = 1
+    data: te.Tensor,
+    weight: te.Tensor,
+    window: Window,
+    in_channels: int,
+    groups: int = 1,
+    dot: Dot | None = None,
 ) -> te.Tensor:
     """Convolution of a blocked, or of a plain `[N, C, H, W]`, image with packed weights.
 
     Args:
-        data: the image; a plain one suits few channels, such as the three of a first layer; in
-            bfloat16 it is one of pairs `[N, C / 2, H, W]`, C even.
+        data: the image; a plain one suits few channels, such as the three of a first layer; with
+            `dot` it is one of pairs or quads `[N, C / s, H, W]`.
         weight: see the module's docstring.
         window: kernel size, strides, padding and dilation.
         in_channels: true number of input channels, all groups together.
         groups: groups of channels; with more than one, a block of output channels must lie in one.
+        dot: what the weights are packed for; None where they are single numbers.
+
+    Returns:
+        The blocked image, in float32, or in int32 for 8-bit integers.
     """
     batch, height, width = (int(data.shape[i]) for i in (0, 2, 3))
     out_blocks, outer, kernel_h, kernel_w, factor, block = (int(dim) for dim in weight.shape)
     steps = outer * factor
-    paired = weight.dtype == PAIR_DTYPE
-    group_in = 2 * steps if paired else steps
+    size = dot.size if dot else 1
+    group_in = size * steps
     assert group_in * groups == in_channels, f"{groups} groups of {group_in}, not {in_channels}"
     assert window.kernel == (kernel_h, kernel_w)
     assert out_blocks % groups == 0
@@ -63,11 +73,11 @@ def conv2d_nchwc(
 
     def product(n: Any, oc: Any, y: Any, x: Any, kh: Any, kw: Any, ob: Any) -> Any:
         factors = weight[oc, tirx.floordiv(ic, factor), kh, kw, tirx.floormod(ic, factor), ob]
-        if data.dtype == PAIR_DTYPE:
-            return dot_pairs(padded[n, ic, y, x], factors)
-        if paired:
-            both = pair(read(n, oc, y, x, 2 * ic), read(n, oc, y, x, 2 * ic + 1))
-            return dot_pairs(both, factors)
+        if dot:
+            if len(padded.shape) == 4:
+                return dot.multiply(padded[n, ic, y, x], factors)
+            parts = [read(n, oc, y, x, size * ic + part) for part in range(size)]
+            return dot.multiply(dot.join(*parts), factors)
         return read(n, oc, y, x, ic) * factors.astype(data.dtype)
 
     if window.is_pointwise:

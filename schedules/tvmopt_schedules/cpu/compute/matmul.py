@@ -6,7 +6,7 @@ import numpy as np
 from tvm import te, tirx
 
 from tvmopt_schedules.cpu.code.blocks import OP_ANNOTATION
-from tvmopt_schedules.cpu.code.pairs import PAIR_DTYPE, dot_pairs, pair
+from tvmopt_schedules.cpu.code.dots import Dot
 
 MATMUL_PACKED = "matmul_packed"
 
@@ -25,16 +25,19 @@ def pack_weight(weight: np.ndarray[Any, Any], panel: int) -> np.ndarray[Any, Any
     return padded.reshape(depth, panels, panel).transpose(1, 0, 2)
 
 
-def matmul_packed(x: te.Tensor, panels: te.Tensor, columns: int) -> te.Tensor:
+def matmul_packed(
+    x: te.Tensor, panels: te.Tensor, columns: int, dot: Dot | None = None
+) -> te.Tensor:
     """`y[.., m, n] = sum_k x[.., m, k] * w[k, n]`, with `w` packed by `pack_weight`.
 
     The leading axes and `m` are one axis of rows, so that a batch has no tails of its own.
 
     Args:
         x: `[.., M, K]`.
-        panels: `[P, K, panel]`; or, for `x` in bfloat16, pairs of rows `[P, K / 2, panel]`;
-            panels of float16 are widened.
+        panels: `[P, K, panel]`; with `dot`, pairs or quads of rows `[P, K / s, panel]`; panels of
+            float16 are widened.
         columns: N, without the zeros of the last panel.
+        dot: what the panels are packed for; None where they are single numbers.
 
     Returns:
         `[.., M, N]`.
@@ -46,9 +49,9 @@ def matmul_packed(x: te.Tensor, panels: te.Tensor, columns: int) -> te.Tensor:
 
     def product(r: tirx.Var, p: tirx.Var, v: tirx.Var) -> Any:
         row, weight = unravel(r, lead), panels[p, k, v]
-        if panels.dtype == PAIR_DTYPE:
-            both = pair(x(*row, 2 * k), x(*row, 2 * k + 1))
-            return te.sum(dot_pairs(both, weight), axis=k)
+        if dot:
+            parts = [x(*row, dot.size * k + part) for part in range(dot.size)]
+            return te.sum(dot.multiply(dot.join(*parts), weight), axis=k)
         return te.sum(x(*row, k) * weight.astype(x.dtype), axis=k)
 
     result = te.compute(

@@ -16,7 +16,7 @@ WINDOW = "window_nchwc"
 
 # `te.max` begins with the lowest finite number, which is larger than -inf.
 _largest: Any = te.comm_reducer(
-    lambda a, b: tirx.Max(a, b), lambda dtype: tirx.const(-inf, dtype), name="largest"
+    lambda a, b: tirx.Max(a, b), lambda dtype: _lowest(dtype), name="largest"
 )
 
 
@@ -29,12 +29,14 @@ class Window:
         strides: vertical and horizontal.
         padding: top, left, bottom, right.
         dilation: vertical and horizontal.
+        fill: what the padding holds; 0, but for integers whose zero is another number.
     """
 
     kernel: tuple[int, int]
     strides: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
+    fill: int = 0
 
     def output(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the result for an image of `height` and `width`."""
@@ -56,7 +58,7 @@ def depthwise_nchwc(data: te.Tensor, weight: te.Tensor, window: Window) -> te.Te
     """Convolution of each channel with kernels of its own.
 
     Args:
-        data: the image.
+        data: the image; in float32, or in uint8 for a result in int32.
         weight: `[m * C / b, KH, KW, b]`; of `m` kernels for each channel, the first of all channels
             come first, and so do their results.
         window: the window.
@@ -68,7 +70,7 @@ def depthwise_nchwc(data: te.Tensor, weight: te.Tensor, window: Window) -> te.Te
 
     def read(n: tirx.Expr, c: tirx.Expr, y: tirx.Expr, x: tirx.Expr, b: tirx.Expr) -> Any:
         image = c if results == blocks else tirx.floormod(c, blocks)
-        return padded(n, image, *_place(window, (y, x), (kh, kw)), b)
+        return padded(n, image, *_place(window, (y, x), (kh, kw)), b).astype(weight.dtype)
 
     result: Any = te.compute(
         (batch, results, *rest),
@@ -80,8 +82,8 @@ def depthwise_nchwc(data: te.Tensor, weight: te.Tensor, window: Window) -> te.Te
 
 
 def max_pool_nchwc(data: te.Tensor, window: Window) -> te.Tensor:
-    """The largest value in each window of floats; -inf where there is nothing larger."""
-    padded = pad_image(data, window, -inf)
+    """The largest value in each window; -inf, or the lowest integer, where nothing is larger."""
+    padded = pad_image(data, window, _lowest(data.dtype))
     kh, kw = _axes(window)
     result: Any = te.compute(
         _shape(data, window),
@@ -141,8 +143,18 @@ def _place(window: Window, at: Sequence[tirx.Expr], offset: Sequence[tirx.Expr])
     return [a * stride + o * dilation for a, stride, o, dilation in pairs]
 
 
-def pad_image(data: te.Tensor, window: Window, value: float = 0.0) -> te.Tensor:
-    """The image with the window's padding around it; itself when there is none."""
+def _lowest(dtype: str) -> Any:
+    return tirx.const(-inf, dtype) if "float" in str(dtype) else tirx.min_value(str(dtype))
+
+
+def pad_image(data: te.Tensor, window: Window, fill: Any = None) -> te.Tensor:
+    """The image with the window's padding around it; itself when there is none.
+
+    Args:
+        data: the image, plain or blocked.
+        window: the window.
+        fill: what the padding holds, if not the window's.
+    """
     if not any(window.padding):
         return data
     top, left, bottom, right = window.padding
@@ -150,11 +162,11 @@ def pad_image(data: te.Tensor, window: Window, value: float = 0.0) -> te.Tensor:
     height, width = shape[2], shape[3]
     shape[2] += top + bottom
     shape[3] += left + right
-    fill = tirx.const(value, data.dtype)
+    edge = tirx.const(window.fill, data.dtype) if fill is None else fill
 
     def read(n: tirx.Expr, c: tirx.Expr, y: tirx.Expr, x: tirx.Expr, *b: tirx.Expr) -> tirx.Expr:
         inside = tirx.all(y >= top, y < height + top, x >= left, x < width + left)
-        return tirx.if_then_else(inside, data(n, c, y - top, x - left, *b), fill)
+        return tirx.if_then_else(inside, data(n, c, y - top, x - left, *b), edge)
 
     result: Any = te.compute(shape, read, name="data_pad")
     return result

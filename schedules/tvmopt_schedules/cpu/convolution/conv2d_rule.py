@@ -14,8 +14,8 @@ from tvmopt_schedules.cpu.code.loops import (
     transcendental_cycles,
     work,
 )
-from tvmopt_schedules.cpu.code.pairs import PAIR_DTYPE
 from tvmopt_schedules.cpu.code.prefetch import prefetch
+from tvmopt_schedules.cpu.code.quads import machine_of_kernel
 from tvmopt_schedules.cpu.compute.conv2d import CONV2D, CONV2D_PIXELS, GROUPS
 from tvmopt_schedules.cpu.convolution.blocked_epilogue import (
     close_kernel,
@@ -81,12 +81,13 @@ class Conv2d(GuardedRule):
         return None
 
     def _schedule(self, sch: s_tir.Schedule, kernel: Kernel, *, by_rows: bool) -> s_tir.Schedule:
+        machine = machine_of_kernel(self.machine, sch.mod["main"])
         anchor = sch.get_sblock(kernel.anchor)
         shape = _shape(sch, anchor, by_rows=by_rows)
-        spread = shape.flops * self.machine.lanes >= PARALLEL_FLOPS
-        tile, chunk = division(self.machine if spread else replace(self.machine, cores=1), shape)
+        spread = shape.flops * machine.lanes >= PARALLEL_FLOPS
+        tile, chunk = division(machine if spread else replace(machine, cores=1), shape)
         last, moves = close_kernel(sch, kernel, pixels=not by_rows)
-        epilogue = transcendental_cycles(sch, last, self.machine)
+        epilogue = transcendental_cycles(sch, last, machine)
         result_bytes = prod(int(dim) for dim in sch.get(last).writes[0].source.shape) * 4
 
         loops = sch.get_loops(last)
@@ -111,7 +112,7 @@ class Conv2d(GuardedRule):
         sch.compute_at(anchor, pixel_outer, preserve_unit_loops=True)
         # LLVM leaves the stores of accumulators that a loop indexes in the reduction's innermost
         # loop when they come from `vdpbf16ps`: 130 GFLOP/s instead of 410.
-        paired = sch.get(anchor).reads[-1].source.dtype == PAIR_DTYPE
+        paired = sch.get(anchor).reads[-1].source.dtype == "int32"
         store_tile(sch, last, (block, *order[order.index(block) + 1 :]), lane, straight=paired)
         loops = self._schedule_tile(sch, anchor, by_rows=by_rows)
         for name in kernel.before:
@@ -119,28 +120,26 @@ class Conv2d(GuardedRule):
         if spread:
             parallel = [image, outer] if chunk.by_chunk else [image, outer, channel_outer]
             sch.parallel(sch.fuse(*parallel))
-        schedule_moves(sch, moves, self.machine)
+        schedule_moves(sch, moves, machine)
         # At the end: other primitives do not take a reduction whose first step stands apart.
         sch.decompose_reduction(anchor, loops.outer)
         results = [block, *order[order.index(block) + 1 :]]
         update = sch.get_sblock(f"{kernel.anchor}_update")
-        near = self.machine.l2_bytes // FAR
+        near = machine.l2_bytes // FAR
         asks: dict[LoopRV, list[Any]] = {}
         if shape.weight_bytes > near:
             tiles = order[: order.index(block)]
             asks = next_weights(sch, update, tiles, loops.reduction, loops.tile, tile.blocks)
         others: list[Any] = []
-        if not by_rows and shape.input_bytes > self.machine.l2_bytes // 2:
+        if not by_rows and shape.input_bytes > machine.l2_bytes // 2:
             inside = [loops.reduction[-1], *loops.tile]
             others = next_pixels(sch, update, inside, pixel_outer, loops.pixel)
         others += epilogue_operands(sch, last, results, loops.outer, near)
         asks[loops.outer] = asks.get(loops.outer, []) + others
         made = prefetch(sch, asks)
         activation_bytes = operand_bytes(made.mod["main"]) - shape.weight_bytes
-        cycles = conv_cycles(
-            self.machine, shape, tile, activation_bytes, padded=bool(kernel.before)
-        )
-        cycles += epilogue + (once_cycles(self.machine, 2 * result_bytes) if moves else 0.0)
+        cycles = conv_cycles(machine, shape, tile, activation_bytes, padded=bool(kernel.before))
+        cycles += epilogue + (once_cycles(machine, 2 * result_bytes) if moves else 0.0)
         return predict(made, Prediction(cycles, parallel_pieces(made.mod["main"])))
 
     def _schedule_tile(self, sch: s_tir.Schedule, anchor: SBlockRV, *, by_rows: bool) -> "_Loops":

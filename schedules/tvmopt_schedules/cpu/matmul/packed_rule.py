@@ -5,7 +5,9 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvmopt_schedules.cpu.code.blocks import find_anchor
 from tvmopt_schedules.cpu.code.loops import PARALLEL_FLOPS, transcendental_cycles
+from tvmopt_schedules.cpu.code.quads import machine_of_kernel
 from tvmopt_schedules.cpu.compute.matmul import MATMUL_PACKED
+from tvmopt_schedules.cpu.machine import Machine
 from tvmopt_schedules.cpu.matmul.epilogue import product_and_epilogue
 from tvmopt_schedules.cpu.matmul.panel_prefetch import prefetch_next_panel
 from tvmopt_schedules.cpu.register_tile import RegisterTile, matmul_cycles, register_tile
@@ -39,8 +41,9 @@ class MatmulPacked(GuardedRule):
         row, column = sch.get_loops(last)
         columns = int(sch.get(column).extent)
         depth = int(weights.shape[1])
-        tile = register_tile(self.machine, rows, columns, panel // lanes, depth)
-        cycles = self._cycles(sch, last, tile, (rows, columns, depth))
+        machine = machine_of_kernel(self.machine, func)
+        tile = register_tile(machine, rows, columns, panel // lanes, depth)
+        cycles = _cycles(machine, sch, last, tile, (rows, columns, depth))
         p, v, lane = sch.split(column, [panels, tile.vectors, lanes])
         tiles, r = sch.split(row, [None, tile.rows])
         sch.reorder(p, tiles, r, v, lane)
@@ -60,19 +63,20 @@ class MatmulPacked(GuardedRule):
             sch = prefetch_next_panel(sch, weights, p, tiles, k)
         return predict(sch, Prediction(cycles, parallel_pieces(sch.mod["main"])))
 
-    def _cycles(
-        self,
-        sch: s_tir.Schedule,
-        last: SBlockRV,
-        tile: RegisterTile,
-        sizes: tuple[int, int, int],
-    ) -> float:
-        _, columns, depth = sizes
-        padded = -(-columns // (tile.vectors * self.machine.lanes)) * tile.vectors
-        weight_bytes = padded * self.machine.lanes * depth * 4
-        activation_bytes = max(0, operand_bytes(sch.mod["main"]) - weight_bytes)
-        product = matmul_cycles(self.machine, tile, sizes, weight_bytes, activation_bytes)
-        return product + transcendental_cycles(sch, last, self.machine)
+
+def _cycles(
+    machine: Machine,
+    sch: s_tir.Schedule,
+    last: SBlockRV,
+    tile: RegisterTile,
+    sizes: tuple[int, int, int],
+) -> float:
+    _, columns, depth = sizes
+    padded = -(-columns // (tile.vectors * machine.lanes)) * tile.vectors
+    weight_bytes = padded * machine.lanes * depth * 4
+    activation_bytes = max(0, operand_bytes(sch.mod["main"]) - weight_bytes)
+    product = matmul_cycles(machine, tile, sizes, weight_bytes, activation_bytes)
+    return product + transcendental_cycles(sch, last, machine)
 
 
 def imbalance(sch: s_tir.Schedule, loop: LoopRV, cores: int) -> float:

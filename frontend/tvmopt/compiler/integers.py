@@ -1,0 +1,221 @@
+"""Products of 8-bit integers in vectorized kernels, four at a time, and the rounding to integers.
+
+`DOT_QUADS` and `DOT_NARROW_QUADS` become `vpdpbusd` (VNNI), `vpmaddubsw` and `vpmaddwd` (AVX2,
+AVX-512BW), or plain integer arithmetic; all are exact. `ROUND_TO_INT32` becomes `vcvtps2dq`.
+"""
+
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import ir, tirx
+
+from tvmopt.compiler.placeholders import (
+    are_neighbours,
+    features_of,
+    is_call,
+    lanes_of,
+    like,
+    vector,
+    with_functions,
+)
+
+DOT_QUADS = "tvmopt.dot_quads"
+"""`(int32, int32) -> int32`: the sum of the products of four uint8 with four int8."""
+
+DOT_NARROW_QUADS = "tvmopt.dot_narrow_quads"
+"""The same where the sum of the first, and of the last two products is known to fit in int16."""
+
+QUAD = "tvmopt.quad"
+"""`(uint8, uint8, uint8, uint8) -> int32`: four numbers, the first in the lowest byte."""
+
+ROUND_TO_INT32 = "tvmopt.round_to_int32"
+"""`float32 -> int32`: the nearest integer, halves to even, of what fits."""
+
+
+def lower_integers(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
+    """Replaces the placeholders in a kernel with vectorized loops."""
+    return _Lowering(features_of(func)).apply(func)
+
+
+class _Lowering:
+    """Rewrites one kernel and collects the functions it needs."""
+
+    def __init__(self, features: frozenset[str]) -> None:
+        self.features = features
+        self.imports: dict[str, str] = {}
+
+    def apply(self, func: Any) -> Any:
+        body = tvm_ffi.structural_map(func.body, (tirx.Add, self._add))
+        body = tvm_ffi.structural_map(body, (ir.Call, self._call))
+        if body.same_as(func.body):
+            return func
+        return func.with_body(with_functions(body, self.imports.values()))
+
+    def _add(self, node: Any) -> Any:
+        for total, product in ((node.a, node.b), (node.b, node.a)):
+            if _is_dot(product):
+                return self._dot(total, product)
+        return node
+
+    def _call(self, call: Any) -> Any:
+        if _is_dot(call):
+            return self._dot(like(0, "int32", lanes_of(call)), call)
+        if is_call(call, ROUND_TO_INT32):
+            return self._rounded(*call.args)
+        return self._quad(*call.args) if is_call(call, QUAD) else call
+
+    def _rounded(self, value: Any) -> Any:
+        lanes = lanes_of(value)
+        if self.features.isdisjoint(_ROUNDS.get(lanes, ())):
+            return tirx.nearbyint(value).astype(vector("int32", lanes))
+        name = f"tvmopt_round_{lanes}"
+        self.imports[name] = _rounding_function(name, lanes)
+        return tirx.call_pure_extern(vector("int32", lanes), name, value)
+
+    def _dot(self, total: Any, call: Any) -> Any:
+        lanes = lanes_of(total)
+        function = _function(lanes, self.features, narrow=is_call(call, DOT_NARROW_QUADS))
+        if function is None:
+            return total + _in_int32(*call.args)
+        name, text = function
+        self.imports[name] = text
+        return tirx.call_pure_extern(vector("int32", lanes), name, total, *call.args)
+
+    def _quad(self, *parts: Any) -> Any:
+        if are_neighbours(*parts):
+            self.imports[_LOAD_QUAD] = _LOAD_FUNCTION
+            return tirx.call_pure_extern("int32", _LOAD_QUAD, tirx.address_of(parts[0]))
+        lanes = lanes_of(parts[0])
+        wide = vector("uint32", lanes)
+        bits: Any = parts[0].astype(wide)
+        for byte, part in enumerate(parts[1:], start=1):
+            bits = bits | (part.astype(wide) << like(8 * byte, "uint32", lanes))
+        return tirx.reinterpret(vector("int32", lanes), bits)
+
+
+def _is_dot(expr: Any) -> bool:
+    return is_call(expr, DOT_QUADS) or is_call(expr, DOT_NARROW_QUADS)
+
+
+def _in_int32(a: Any, b: Any) -> Any:
+    lanes = lanes_of(a)
+
+    def shift(bits: int) -> Any:
+        return like(bits, "int32", lanes)
+
+    products = [
+        ((a >> shift(8 * byte)) & shift(0xFF)) * ((b << shift(24 - 8 * byte)) >> shift(24))
+        for byte in range(4)
+    ]
+    return (products[0] + products[1]) + (products[2] + products[3])
+
+
+_ROUNDS = {16: ("avx512f",), 8: ("avx",), 4: ("sse4.2",)}
+"""By lanes: features, one of which a rounding instruction needs."""
+
+_PURE = "nounwind willreturn memory(none)"
+
+_LOAD_QUAD = "tvmopt_load_quad"
+
+_LOAD_FUNCTION = f"""
+define i32 @{_LOAD_QUAD}(ptr %p) nounwind willreturn memory(argmem: read) {{
+  %r = load i32, ptr %p, align 1
+  ret i32 %r
+}}
+"""
+
+# By lanes: the products of bytes, and of words.
+_MULTIPLY_ADD = {
+    16: ("llvm.x86.avx512.pmaddubs.w.512", "llvm.x86.avx512.pmaddw.d.512"),
+    8: ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
+    4: ("llvm.x86.ssse3.pmadd.ub.sw.128", "llvm.x86.sse2.pmadd.wd"),
+}
+_WORDS_FEATURE = {16: "avx512bw", 8: "avx2", 4: "ssse3"}
+
+
+def _function(lanes: int, features: frozenset[str], *, narrow: bool) -> tuple[str, str] | None:
+    """Name and text of a function `(total, a, b) -> total + a * b`; None without instructions."""
+    if lanes not in _MULTIPLY_ADD:
+        return None
+    if "avx512vnni" in features or ("avxvnni" in features and lanes < 16):
+        return _vnni(lanes)
+    if _WORDS_FEATURE[lanes] not in features:
+        return None
+    return _narrow(lanes) if narrow else _wide(lanes)
+
+
+def _vnni(lanes: int) -> tuple[str, str]:
+    name, quads, octets = f"tvmopt_vnni_{lanes}", f"<{lanes} x i32>", f"<{4 * lanes} x i8>"
+    intrinsic = f"{quads} @llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+    text = f"""
+declare {intrinsic}({quads}, {octets}, {octets})
+define {quads} @{name}({quads} %c, {quads} %a, {quads} %b) {_PURE} {{
+  %x = bitcast {quads} %a to {octets}
+  %y = bitcast {quads} %b to {octets}
+  %r = call {intrinsic}({quads} %c, {octets} %x, {octets} %y)
+  ret {quads} %r
+}}
+"""
+    return name, text
+
+
+def _narrow(lanes: int) -> tuple[str, str]:
+    name = f"tvmopt_narrow_quads_{lanes}"
+    quads, words, octets = f"<{lanes} x i32>", f"<{2 * lanes} x i16>", f"<{4 * lanes} x i8>"
+    of_octets, of_words = _MULTIPLY_ADD[lanes]
+    text = f"""
+declare {words} @{of_octets}({octets}, {octets})
+declare {quads} @{of_words}({words}, {words})
+define {quads} @{name}({quads} %c, {quads} %a, {quads} %b) {_PURE} {{
+  %x = bitcast {quads} %a to {octets}
+  %y = bitcast {quads} %b to {octets}
+  %p = call {words} @{of_octets}({octets} %x, {octets} %y)
+  %s = call {quads} @{of_words}({words} %p, {words} {_splat(2 * lanes, 1)})
+  %r = add {quads} %c, %s
+  ret {quads} %r
+}}
+"""
+    return name, text
+
+
+def _wide(lanes: int) -> tuple[str, str]:
+    """Bytes at even and at odd places are words of their own: what they add up to fits in int32."""
+    name = f"tvmopt_wide_quads_{lanes}"
+    quads, words = f"<{lanes} x i32>", f"<{2 * lanes} x i16>"
+    of_words = _MULTIPLY_ADD[lanes][1]
+    eight, low = _splat(2 * lanes, 8), _splat(2 * lanes, 255)
+    text = f"""
+declare {quads} @{of_words}({words}, {words})
+define {quads} @{name}({quads} %c, {quads} %a, {quads} %b) {_PURE} {{
+  %x = bitcast {quads} %a to {words}
+  %y = bitcast {quads} %b to {words}
+  %x0 = and {words} %x, {low}
+  %x1 = lshr {words} %x, {eight}
+  %yl = shl {words} %y, {eight}
+  %y0 = ashr {words} %yl, {eight}
+  %y1 = ashr {words} %y, {eight}
+  %p0 = call {quads} @{of_words}({words} %x0, {words} %y0)
+  %p1 = call {quads} @{of_words}({words} %x1, {words} %y1)
+  %p = add {quads} %p0, %p1
+  %r = add {quads} %c, %p
+  ret {quads} %r
+}}
+"""
+    return name, text
+
+
+def _rounding_function(name: str, lanes: int) -> str:
+    floats, words = f"<{lanes} x float>", f"<{lanes} x i32>"
+    intrinsic = f"{words} @llvm.lrint.v{lanes}i32.v{lanes}f32"
+    return f"""
+declare {intrinsic}({floats})
+define {words} @{name}({floats} %x) {_PURE} {{
+  %r = call {intrinsic}({floats} %x)
+  ret {words} %r
+}}
+"""
+
+
+def _splat(lanes: int, value: int) -> str:
+    return "<" + ", ".join([f"i16 {value}"] * lanes) + ">"
