@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvmopt_plugins.fuse.grouping import Kind, Node, group
+from tvmopt_plugins.fuse.grouping import Kind, Node, group, order
 
 E, M, R, ROW = Kind.ELEMENTWISE, Kind.MOVE, Kind.RESHAPE, Kind.ROW
 A, B, X, C = Kind.ANCHOR, Kind.ANCHOR_MOVED, Kind.OPAQUE, Kind.CHOICE
@@ -122,3 +122,19 @@ def test_any_graph_keeps_its_order_and_has_one_way_out_of_each_group(nodes: list
         # The group is computed where its last member stood: its operands are ready by then.
         for i in g:
             assert all(owner[p] <= g[-1] for p in nodes[i].inputs)
+
+
+def test_operand_of_an_epilogue_is_computed_in_it() -> None:
+    nodes = [Node(E, size=8), Node(A, size=8), Node(E, [0, 1], escapes=True, size=8)]
+    assert group(nodes) == [[0, 1, 2]]
+    assert order(nodes, [0, 1, 2]) == [1, 0, 2]  # it is no operand of the anchor
+
+
+def test_smaller_operand_of_an_epilogue_is_computed_once() -> None:
+    nodes = [Node(E, size=2), Node(A, size=8), Node(E, [0, 1], escapes=True, size=8)]
+    assert group(nodes) == [[0], [1, 2]]
+
+
+def test_operand_that_others_need_is_computed_once() -> None:
+    nodes = [Node(E, size=8), Node(A, [0], size=8), Node(E, [0, 1], escapes=True, size=8)]
+    assert group(nodes) == [[0], [1, 2]]

@@ -1,6 +1,6 @@
 """Which operators share a kernel: a graph problem, told apart from Relax.
 
-Four rules, in this order:
+Five rules, in this order:
 
 1. *Operands.* A batched matmul reads its operands through the operators that only move elements in
    front of it: transposed heads, slices of a merged projection.
@@ -11,7 +11,9 @@ Four rules, in this order:
 3. *Choices.* A concatenation of what other kernels need not store first (a rotation of halves in
    rotary embeddings) grows likewise, and takes prologues as an element-wise chain does. With
    another operand it stays alone: that operand's kernel can store its result in place.
-4. *Prologues.* What is left joins the group of its consumers, when all of them are in one group
+4. *Operands of epilogues.* What an epilogue adds or multiplies is computed in it, where nothing
+   else needs it and it is as large: a residual's dequantization.
+5. *Prologues.* What is left joins the group of its consumers, when all of them are in one group
    that computes its operands on the fly: another element-wise chain, a choice or a row operator.
 
 Reshapes at the border of a group leave it: alone they are views and cost nothing.
@@ -44,12 +46,14 @@ _LEADERS = frozenset({Kind.ROW, Kind.ANCHOR, Kind.ANCHOR_MOVED})
 class Node:
     """One operator: its kind and the indices of the operators whose results it reads.
 
-    `escapes` says that its result is also needed outside the graph, as a model output is.
+    `escapes` says that its result is also needed outside the graph, as a model output is; `size` is
+    the number of its result's elements.
     """
 
     kind: Kind
     inputs: Sequence[int] = ()
     escapes: bool = False
+    size: int = 0
 
 
 def group(nodes: Sequence[Node], max_ops: int = 32) -> list[list[int]]:
@@ -60,6 +64,18 @@ def group(nodes: Sequence[Node], max_ops: int = 32) -> list[list[int]]:
         one whose result leaves the group.
     """
     return _Grouping(nodes, max_ops).groups()
+
+
+def order(nodes: Sequence[Node], members: Sequence[int]) -> list[int]:
+    """A group in an order of execution: what its leader reads, the leader, and then the rest."""
+    leader = next((m for m in members if nodes[m].kind in _LEADERS), None)
+    if leader is None:
+        return list(members)
+    ahead = {leader}
+    for member in reversed(members):
+        if member in ahead:
+            ahead.update(set(members).intersection(nodes[member].inputs))
+    return [*(m for m in members if m in ahead), *(m for m in members if m not in ahead)]
 
 
 class _Grouping:
@@ -86,9 +102,10 @@ class _Grouping:
             if node.kind is Kind.CHOICE and self._is_mapped(node):
                 self.mapped.add(index)
                 self._grow(index)
-        for index in reversed(range(len(self.nodes))):
-            if len(self.members.get(index, ())) == 1:
-                self._join_consumers(index)
+        for join in (self._join_epilogue, self._join_consumers):
+            for index in reversed(range(len(self.nodes))):
+                if len(self.members.get(index, ())) == 1:
+                    join(index)
         for last in list(self.members):
             self._peel_reshapes(last)
         return [self.members[last] for last in sorted(self.members)]
@@ -144,6 +161,18 @@ class _Grouping:
                 return []
             todo.update(self.consumers[index])
         return []
+
+    def _join_epilogue(self, index: int) -> None:
+        node = self.nodes[index]
+        targets = {self.owner[consumer] for consumer in self.consumers[index]}
+        if node.kind is not Kind.ELEMENTWISE or node.escapes or len(targets) != 1:
+            return
+        group = self.members[targets.pop()]
+        kinds = {self.nodes[member].kind for member in group}
+        readers = [self.nodes[consumer] for consumer in self.consumers[index]]
+        alike = all(one.kind is Kind.ELEMENTWISE and one.size == node.size for one in readers)
+        if kinds & {Kind.ANCHOR, Kind.ANCHOR_MOVED} and alike and len(group) < self.max_ops:
+            self._join(index, group[-1])
 
     def _join_consumers(self, index: int) -> None:
         node = self.nodes[index]

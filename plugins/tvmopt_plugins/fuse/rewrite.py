@@ -9,7 +9,7 @@ from tvm_ffi import structural_walk
 
 from tvmopt import CompileContext
 from tvmopt.rewriting import join_names
-from tvmopt_plugins.fuse.grouping import Kind, Node, group
+from tvmopt_plugins.fuse.grouping import Kind, Node, group, order
 
 if TYPE_CHECKING:
     from tvmopt_plugins.fuse import Fuse
@@ -39,7 +39,7 @@ def fuse(mod: tvm.IRModule, options: "Fuse", ctx: CompileContext) -> tvm.IRModul
     ctx.found(
         options, "", f"{len(nodes)} operators became {len(groups)} kernels, {fused} of them fused"
     )
-    mod = _write(mod, bindings, groups)
+    mod = _write(mod, bindings, [order(nodes, members) for members in groups])
     return tvm.transform.Sequential(
         [
             relax.transform.FuseTIR(),
@@ -61,8 +61,15 @@ def _read(mod: tvm.IRModule, bindings: list[relax.Binding]) -> list[Node]:
     for binding in bindings:
         used = relax.analysis.free_vars(binding.value)
         inputs = [position[var] for var in used if var in position]
-        nodes.append(Node(_kind(mod, binding), inputs, escapes=binding.var in leaving))
+        escapes = binding.var in leaving
+        nodes.append(Node(_kind(mod, binding), inputs, escapes, _size(binding.var)))
     return nodes
+
+
+def _size(var: relax.Var) -> int:
+    """The number of a tensor's elements; 0 where it is not static, or no tensor."""
+    values = getattr(getattr(var.ty, "shape", None), "values", [0])
+    return math.prod(int(getattr(dim, "value", 0)) for dim in values)
 
 
 def _kind(mod: tvm.IRModule, binding: relax.Binding) -> Kind:
