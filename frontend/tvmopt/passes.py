@@ -35,6 +35,7 @@ DEFAULT_PASSES = (
     "fold-batch-norm",
     "recognize-patterns",
     "merge-parallel-matmuls",
+    "realize-quantized",
     "layout",
     "pack-recurrent",
     "fuse-attention",

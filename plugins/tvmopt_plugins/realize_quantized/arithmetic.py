@@ -1,0 +1,84 @@
+"""Quantize and dequantize as element-wise arithmetic."""
+
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from tvmopt.rewriting import Graph, attrs_of, constant, constant_value, dtype_of, is_op, shape_of
+from tvmopt_plugins.realize_quantized.quantized import of_call
+
+Array = np.ndarray[Any, Any]
+
+
+def expand(value: relax.Expr, graph: Graph) -> relax.Expr | None:
+    """What the other sweeps left; its kernels are those of the operators around."""
+    if is_op(value, "relax.astype"):
+        return _unstored(value, graph)
+    if not is_op(value, "relax.quantize", "relax.dequantize"):
+        return None
+    found = of_call(value)
+    shape = shape_of(value)
+    if found is None or shape is None:
+        return None
+    scale, zero = (_placed(one, found.axis, shape) for one in (found.scale, found.zero_point))
+    if is_op(value, "relax.dequantize"):
+        return to_floats(found.values, zero, scale)
+    dtype = str(attrs_of(value).out_dtype)
+    bounds = np.iinfo(dtype)
+    scaled = relax.op.divide(found.values, constant(scale))
+    return to_integers(scaled, zero, (int(bounds.min), int(bounds.max)), dtype)
+
+
+def to_floats(integers: relax.Expr, zero: Array, scale: Array) -> relax.Expr:
+    """`(integers - zero) * scale`."""
+    numbers = relax.op.astype(integers, "float32")
+    if np.any(zero):
+        numbers = relax.op.subtract(numbers, constant(zero.astype("float32")))
+    return relax.op.multiply(numbers, constant(scale))
+
+
+def _unstored(value: relax.Call, graph: Graph) -> relax.Expr | None:
+    """`float(integer(x))` of what `to_integers` stores, without the way through memory's type."""
+    if dtype_of(value) != "float32":
+        return None
+    stored = graph.producer(value.args[0])
+    if not is_op(stored, "relax.astype") or dtype_of(stored.args[0]) != "int32":
+        return None
+    whole = graph.producer(stored.args[0])
+    zero = None
+    if is_op(whole, "relax.add"):
+        zero = constant_value(whole.args[1])
+        whole = graph.producer(whole.args[0])
+        if zero is None:
+            return None
+    if not is_op(whole, "relax.astype") or not is_op(graph.producer(whole.args[0]), "relax.round"):
+        return None
+    rounded = whole.args[0]
+    return rounded if zero is None else relax.op.add(rounded, constant(zero.astype("float32")))
+
+
+def to_integers(
+    scaled: relax.Expr, zero: int | Array, bounds: tuple[int, int], dtype: str
+) -> relax.Expr:
+    """`saturate(round(scaled) + zero)`, ties to even, between `bounds`.
+
+    The bounds come first: then all that is rounded fits in int32.
+    """
+    zeros = np.asarray(zero, "int32")
+    low, high = (np.asarray(bound - zeros, "float32") for bound in bounds)
+    if zeros.ndim == 0:
+        limited = relax.op.clip(scaled, float(low), float(high))
+    else:
+        limited = relax.op.maximum(relax.op.minimum(scaled, constant(high)), constant(low))
+    whole = relax.op.astype(relax.op.round(limited), "int32")
+    if np.any(zeros):
+        whole = relax.op.add(whole, constant(zeros))
+    return relax.op.astype(whole, dtype)
+
+
+def _placed(array: Array, axis: int | None, shape: tuple[int, ...]) -> Array:
+    """The numbers along `axis` of a tensor of `shape`, so that they broadcast."""
+    if axis is None:
+        return array
+    return np.ascontiguousarray(array).reshape([-1] + [1] * (len(shape) - axis - 1))

@@ -1,0 +1,106 @@
+"""Convolutions and matrix products of two dequantized operands."""
+
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from tvmopt.rewriting import Graph, attrs_of, constant, is_op, shape_of
+from tvmopt_plugins.realize_quantized.quantized import (
+    Quantized,
+    QuantizedConstant,
+    dequantized,
+    quantized_constant,
+)
+
+Array = np.ndarray[Any, Any]
+
+
+def multiply_integers(value: relax.Expr, graph: Graph) -> relax.Expr | None:
+    """`conv((x - z) s, w t) = (conv(x, w) - z sum(w)) s t`, summed in int32."""
+    if is_op(value, "relax.nn.conv2d"):
+        return _convolution(value, graph)
+    if is_op(value, "relax.matmul"):
+        return _matmul(value, graph)
+    return None
+
+
+def _convolution(value: relax.Call, graph: Graph) -> relax.Expr | None:
+    operands = _operands(value, graph, channel=0)
+    if operands is None:
+        return None
+    data, weight = operands
+    attrs = attrs_of(value)
+    if (str(attrs.data_layout), str(attrs.kernel_layout)) != ("NCHW", "OIHW"):
+        graph.missed(f"computed in float32: its layout is {attrs.data_layout}")
+        return None
+    image, padding = data.values, [int(p) for p in attrs.padding]
+    zero = int(data.zero_point)
+    if zero and any(padding):
+        top, left, bottom, right = padding
+        widths = [0, 0, 0, 0, top, bottom, left, right]
+        image, padding = relax.op.nn.pad(image, widths, pad_value=zero), [0, 0, 0, 0]
+    product = relax.op.nn.conv2d(
+        image,
+        constant(weight.array),
+        strides=[int(s) for s in attrs.strides],
+        padding=padding,
+        dilation=[int(d) for d in attrs.dilation],
+        groups=int(attrs.groups),
+        out_dtype="int32",
+    )
+    sums = weight.array.sum((1, 2, 3), dtype="int32")
+    return _scaled(product, data, weight, sums, (-1, 1, 1))
+
+
+def _matmul(value: relax.Call, graph: Graph) -> relax.Expr | None:
+    operands = _operands(value, graph, channel=-1)
+    if operands is None:
+        return None
+    data, weight = operands
+    if weight.array.ndim != 2:
+        graph.missed("computed in float32: its weight is a batch of matrices")
+        return None
+    product = relax.op.matmul(data.values, constant(weight.array), out_dtype="int32")
+    return _scaled(product, data, weight, weight.array.sum(0, dtype="int32"), (-1,))
+
+
+def _operands(
+    value: relax.Call, graph: Graph, channel: int
+) -> tuple[Quantized, QuantizedConstant] | None:
+    """Both operands, where integers can be multiplied; remarks why not where one is quantized."""
+    data = dequantized(value.args[0], graph)
+    if data is None:
+        return None
+    weight = quantized_constant(value.args[1], graph)
+    why = ""
+    if isinstance(weight, str):
+        why = weight
+    elif not data.is_per_tensor:
+        why = "its input has a scale for each channel"
+    elif str(data.values.ty.dtype) != "uint8":
+        why = f"its input is stored in {data.values.ty.dtype}"
+    elif weight.axis not in (None, channel % weight.array.ndim):
+        why = "its weight's scales are not those of its results"
+    elif shape_of(value) is None:
+        why = "its shape is not static"
+    if why or isinstance(weight, str):
+        graph.missed(f"computed in float32: {why}")
+        return None
+    return data, weight
+
+
+def _scaled(
+    product: relax.Expr,
+    data: Quantized,
+    weight: QuantizedConstant,
+    sums: Array,
+    shape: tuple[int, ...],
+) -> relax.Expr:
+    """`(product - zero_point * sums) * scale`, with what is constant as constants of `shape`."""
+    correction = -data.zero_point * sums
+    scale = np.broadcast_to(data.scale * weight.scale, sums.shape)
+    total = relax.op.add(product, constant(np.asarray(correction, "int32").reshape(shape)))
+    return relax.op.multiply(
+        relax.op.astype(total, "float32"), constant(np.ascontiguousarray(scale).reshape(shape))
+    )

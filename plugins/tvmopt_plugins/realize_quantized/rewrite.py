@@ -1,0 +1,22 @@
+"""From quantize and dequantize around float operators to integer arithmetic."""
+
+from typing import TYPE_CHECKING
+
+import tvm
+
+from tvmopt import CompileContext
+from tvmopt.rewriting import rebuild
+from tvmopt_plugins.realize_quantized.arithmetic import expand
+from tvmopt_plugins.realize_quantized.movement import move_integers
+from tvmopt_plugins.realize_quantized.products import multiply_integers
+from tvmopt_plugins.realize_quantized.requantize import requantize
+
+if TYPE_CHECKING:
+    from tvmopt_plugins.realize_quantized import RealizeQuantized
+
+
+def realize(mod: tvm.IRModule, source: "RealizeQuantized", ctx: CompileContext) -> tvm.IRModule:
+    """Rewrites `main` in three sweeps: what moves, what computes, what is left."""
+    mod = rebuild(mod, move_integers, source=source, ctx=ctx)
+    mod = rebuild(mod, multiply_integers, requantize, source=source, ctx=ctx)
+    return rebuild(mod, expand, source=source, ctx=ctx)

@@ -1,0 +1,249 @@
+"""Quantized operators in integers: bit for bit what `tvmopt.quantization` defines."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+from tvm import relax
+
+from tvmopt import CompileContext, CompileRequest, ModelSource
+from tvmopt.compiler.build import build
+from tvmopt.plugins import Plugins
+from tvmopt.quantization import Encoding, along, dequantize, multiplier, quantize, requantize
+from tvmopt.rewriting import is_op
+from tvmopt_plugins.realize_quantized import RealizeQuantized
+
+R = relax.op
+Emit = Callable[[relax.BlockBuilder, Any], relax.Expr]
+
+X = Encoding.of_range(-1.5, 3.0, "uint8")
+Y = Encoding.of_range(0.0, 9.0, "uint8")
+Z = Encoding.of_range(-4.0, 5.0, "uint8")
+RNG = np.random.default_rng(0)
+
+
+def _scalar(value: Any) -> relax.Expr:
+    return relax.const(value.item(), value.dtype.name)
+
+
+def _quantize(value: relax.Expr, encoding: Encoding) -> relax.Expr:
+    return R.quantize(
+        value,
+        _scalar(encoding.scale),
+        _scalar(encoding.zero_point),
+        axis=-1,
+        out_dtype=encoding.dtype,
+    )
+
+
+def _dequantize(value: relax.Expr, encoding: Encoding) -> relax.Expr:
+    return R.dequantize(value, _scalar(encoding.scale), _scalar(encoding.zero_point), axis=-1)
+
+
+class Weight:
+    """Random int8 weights with a scale for each channel along `axis`, and a bias."""
+
+    def __init__(self, shape: tuple[int, ...], axis: int, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.axis = axis
+        self.integers = rng.integers(-60, 60, shape).astype("int8")
+        self.scale = rng.uniform(0.001, 0.01, shape[axis]).astype("float32")
+        self.bias = rng.standard_normal(shape[axis]).astype("float32")
+
+    def emit(self) -> relax.Expr:
+        zeros = relax.const(np.zeros(len(self.scale), "int8"))
+        scale = relax.const(self.scale)
+        return R.dequantize(relax.const(self.integers), scale, zeros, axis=self.axis)
+
+    def requantized(
+        self, sums: np.ndarray, source: Encoding, target: Encoding, axis: int, low: int = 0
+    ) -> np.ndarray:
+        """Sums without the source's zero point, with the bias, in the target's encoding."""
+        units = np.rint(self.bias.astype("float64") / (source.scale * self.scale))
+        total = (sums + along(units, axis, sums.ndim)).astype("int32")
+        factor = along(multiplier(source.scale, self.scale, target.scale), axis, sums.ndim)
+        return requantize(total, factor, target.zero_point, (low, 255))
+
+
+def _module(shape: tuple[int, ...], dtype: str, emit: Emit) -> tvm.IRModule:
+    bb = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType(list(shape), dtype))
+    with bb.function("main", [x]):
+        with bb.dataflow():
+            result = bb.emit_output(bb.normalize(emit(bb, x)))
+        bb.emit_func_output(result)
+    return bb.finalize()
+
+
+def _context() -> CompileContext:
+    backend = Plugins.load().backend("x86-avx2")
+    return CompileContext(CompileRequest(ModelSource(Path("m.onnx")), backend), backend.target())
+
+
+def _realized(mod: tvm.IRModule) -> tuple[tvm.IRModule, CompileContext]:
+    ctx = _context()
+    after = RealizeQuantized().run(mod, ctx)
+    assert relax.analysis.check_well_formed(after)
+    return after, ctx
+
+
+def _run(mod: tvm.IRModule, x: np.ndarray) -> np.ndarray:
+    """The result through the passes of a compilation, on this machine."""
+    ctx = _context()
+    plugins = Plugins.load()
+    with ctx.target:
+        for one in plugins.line_up(ctx.request):
+            mod = one.run(mod, ctx)
+    built = build(mod, ctx.target)
+    machine = relax.VirtualMachine(built.executable, tvm.cpu())
+    weights = tuple(tvm.runtime.tensor(w) for w in built.weights)
+    arguments = [tvm.runtime.tensor(x), *([weights] if weights else [])]
+    return machine["main"](*arguments).numpy()
+
+
+def _ops(mod: tvm.IRModule) -> list[str]:
+    bindings = [b for block in mod["main"].body.blocks for b in block.bindings]
+    return [b.value.op.name for b in bindings if isinstance(b.value, relax.Call)]
+
+
+def _convolve(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    view = np.lib.stride_tricks.sliding_window_view(x, w.shape[2:], (2, 3))
+    return np.einsum("ncyxij,ocij->noyx", view.astype("int64"), w.astype("int64"))
+
+
+def _conv(bb: relax.BlockBuilder, x: relax.Expr, weight: Weight, *, pad: int) -> relax.Expr:
+    conv = R.nn.conv2d(bb.emit(x), bb.emit(weight.emit()), padding=[pad] * 4)
+    return R.add(conv, relax.const(along(weight.bias, 1, 4)))
+
+
+def _image(channels: int) -> np.ndarray:
+    return RNG.integers(0, 256, (1, channels, 8, 9)).astype("uint8")
+
+
+def test_convolution_bias_relu_and_quantization_are_one_requantization() -> None:
+    weight = Weight((12, 8, 3, 3), 0)
+    x = _image(8)
+
+    def emit(bb: relax.BlockBuilder, given: relax.Expr) -> relax.Expr:
+        value = R.nn.relu(_conv(bb, _dequantize(given, X), weight, pad=1))
+        return _quantize(bb.emit(bb.normalize(value)), Z)
+
+    mod = _module(x.shape, "uint8", emit)
+    after, ctx = _realized(mod)
+    assert not ctx.report.remarks
+    assert not {"relax.quantize", "relax.dequantize"} & set(_ops(after))
+    centred = np.pad(x.astype("int32") - int(X.zero_point), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    sums = _convolve(centred, weight.integers)
+    expected = weight.requantized(sums, X, Z, 1, low=int(Z.zero_point))
+    np.testing.assert_array_equal(_run(mod, x), expected)
+
+
+def test_matmul_with_a_transposed_weight() -> None:
+    weight = Weight((20, 32), 0)
+    x = RNG.integers(0, 256, (5, 32)).astype("uint8")
+
+    def emit(bb: relax.BlockBuilder, given: relax.Expr) -> relax.Expr:
+        turned = bb.emit(R.permute_dims(bb.emit(weight.emit())))
+        product = R.matmul(bb.emit(_dequantize(given, X)), turned)
+        return _quantize(bb.emit(bb.normalize(R.add(product, relax.const(weight.bias)))), Z)
+
+    mod = _module(x.shape, "uint8", emit)
+    sums = (x.astype("int64") - int(X.zero_point)) @ weight.integers.T.astype("int64")
+    np.testing.assert_array_equal(_run(mod, x), weight.requantized(sums, X, Z, 1))
+
+
+def test_result_in_float_is_the_sum_times_its_scale() -> None:
+    weight = Weight((20, 32), 0)
+    x = RNG.integers(0, 256, (5, 32)).astype("uint8")
+
+    def emit(bb: relax.BlockBuilder, given: relax.Expr) -> relax.Expr:
+        turned = bb.emit(R.permute_dims(bb.emit(weight.emit())))
+        return R.matmul(bb.emit(_dequantize(given, X)), turned)
+
+    sums = (x.astype("int32") - int(X.zero_point)) @ weight.integers.T.astype("int32")
+    expected = sums.astype("float32") * (X.scale * weight.scale)
+    np.testing.assert_array_equal(_run(_module(x.shape, "uint8", emit), x), expected)
+
+
+def test_residual_is_added_without_leaving_integers() -> None:
+    weight = Weight((8, 8, 1, 1), 0)
+    x = _image(8)
+
+    def emit(bb: relax.BlockBuilder, given: relax.Expr) -> relax.Expr:
+        conv = bb.emit(bb.normalize(_conv(bb, _dequantize(given, X), weight, pad=0)))
+        stored = bb.emit(_quantize(conv, Z))
+        total = R.add(bb.emit(_dequantize(stored, Z)), bb.emit(_dequantize(given, X)))
+        return _quantize(bb.emit(R.nn.relu(bb.emit(total))), Y)
+
+    sums = _convolve(x.astype("int32") - int(X.zero_point), weight.integers)
+    stored = weight.requantized(sums, X, Z, 1).astype("float32")
+    steps = (stored - int(Z.zero_point)) * np.float32(Z.scale / Y.scale)
+    steps += (x.astype("float32") - int(X.zero_point)) * np.float32(X.scale / Y.scale)
+    expected = np.clip(np.rint(steps), 0, 255).astype("uint8")
+    np.testing.assert_array_equal(_run(_module(x.shape, "uint8", emit), x), expected)
+
+
+MOVES: Mapping[str, Callable[[relax.Expr], relax.Expr]] = {
+    "reshape": lambda x: R.reshape(x, (1, -1)),
+    "permute_dims": lambda x: R.permute_dims(x, [0, 2, 3, 1]),
+    "max_pool2d": lambda x: R.nn.max_pool2d(x, (2, 2), (2, 2)),
+    "strided_slice": lambda x: R.strided_slice(x, [2], [1], [5]),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_what_only_moves_elements_moves_integers(name: str) -> None:
+    x = _image(8)
+
+    def emit(bb: relax.BlockBuilder, given: relax.Expr) -> relax.Expr:
+        moved = bb.emit(MOVES[name](bb.emit(_dequantize(given, X))))
+        return _quantize(moved, X)
+
+    mod = _module(x.shape, "uint8", emit)
+    after, _ = _realized(mod)
+    ops = [op.rpartition(".")[2] for op in _ops(after)]
+    assert ops == [name]
+    result = _run(mod, x)
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(
+        result, _run(_module(x.shape, "uint8", lambda _, v: MOVES[name](v)), x)
+    )
+
+
+def test_what_stays_in_float_is_quantized_by_the_one_definition() -> None:
+    x = RNG.standard_normal((1, 8, 5, 7)).astype("float32")
+
+    def emit(bb: relax.BlockBuilder, given: relax.Expr) -> relax.Expr:
+        back = bb.emit(_dequantize(bb.emit(_quantize(given, X)), X))
+        return _quantize(bb.emit(R.sigmoid(back)), Y)
+
+    stored = quantize(x, X.scale, X.zero_point)
+    exact = 1 / (1 + np.exp(-dequantize(stored, X.scale, X.zero_point).astype("float64")))
+    result = _run(_module(x.shape, "float32", emit), x)
+    steps = exact / Y.scale
+    # The sigmoid is right to 4 ulp: a step may only differ where it nearly lies in the middle.
+    clear = np.abs(steps - np.floor(steps) - 0.5) > 1e-4
+    np.testing.assert_array_equal(result[clear], np.rint(steps)[clear].astype("uint8"))
+    assert clear.mean() > 0.99
+
+
+def test_weight_with_another_zero_point_stays_in_float() -> None:
+    integers = RNG.integers(0, 256, (32, 20)).astype("uint8")
+    scale, zero = relax.const(0.01, "float32"), relax.const(100, "uint8")
+
+    def emit(bb: relax.BlockBuilder, given: relax.Expr) -> relax.Expr:
+        weight = bb.emit(R.dequantize(relax.const(integers), scale, zero, axis=-1))
+        return R.matmul(bb.emit(_dequantize(given, X)), weight)
+
+    after, ctx = _realized(_module((5, 32), "uint8", emit))
+    assert any(
+        is_op(binding.value, "relax.matmul") and str(binding.var.ty.dtype) == "float32"
+        for block in after["main"].body.blocks
+        for binding in block.bindings
+    )
+    (remark,) = ctx.report.remarks
+    assert remark.kind == "missed"
+    assert "zero point" in remark.message
