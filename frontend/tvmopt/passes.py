@@ -24,7 +24,7 @@ class Stage(IntEnum):
     CANONICALIZE = 1  # Relax operators, as imported: fold, simplify, recognize
     PRUNE = 2
     QUANTIZE = 3
-    LAYOUT = 4  # blocked layouts and packed weights
+    LAYOUT = 4  # integer arithmetic, blocked layouts and packed weights
     LEGALIZE = 5  # every operator becomes a call of a PrimFunc
     FUSE = 6  # several PrimFuncs become one kernel
     SCHEDULE = 7  # every kernel gets its loops

@@ -3,11 +3,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 
 from tvmopt import GateError, InputError
-from tvmopt.compiler.allowances import QUANTIZED_LIMIT, chosen_from, forgive, forgive_ties
+from tvmopt.compiler.allowances import (
+    QUANTIZED_LIMIT,
+    chosen_from,
+    forgive,
+    forgive_ties,
+    step_limits,
+)
 from tvmopt.compiler.compare import compare, is_within
 from tvmopt.compiler.package import Package
 from tvmopt.compiler.verify import allowed, verify_draft
@@ -181,3 +189,41 @@ def test_an_output_that_is_infinite_on_both_sides_is_remarked_on(small):
     assert verification is not None
     assert verification.outputs[0].finite_share < 1
     assert "NaN or infinite in the original, too" in draft.report.remarks[-1].message
+
+
+CHAIN = """
+<ir_version: 10, opset_import: ["" : 21]>
+chain (float[64] x) => (float[64] y)
+<float s = {0.05}, float t = {0.0001}, uint8 z = {128}>
+{
+    q = QuantizeLinear (x, s, z)
+    d = DequantizeLinear (q, s, z)
+    far = Sub (x, d)
+    q2 = QuantizeLinear (far, t, z)
+    y = DequantizeLinear (q2, t, z)
+}
+"""
+
+
+class ByOnnx:
+    name = "onnx.reference"
+
+    def run_other(self, model, inputs, outputs):
+        values = ReferenceEvaluator(model).run(list(outputs), dict(inputs))
+        return dict(zip(outputs, values, strict=True))
+
+
+def test_a_network_that_carries_steps_on_may_be_further_off():
+    x = np.linspace(-5.9, 5.9, 64, dtype=np.float32)
+    exact = ByOnnx().run_other(onnx.parser.parse_model(CHAIN), {"x": x}, ["y"])
+    limit = step_limits(onnx.parser.parse_model(CHAIN), ByOnnx(), exact, {"x": x})["y"]
+    assert QUANTIZED_LIMIT < limit <= 0.5
+
+
+def test_a_network_that_a_step_does_not_move_far_has_the_usual_limit():
+    text = CHAIN.replace("far = Sub (x, d)", "far = Relu (d)").replace("0.0001", "0.05")
+    x = np.linspace(-5.9, 5.9, 64, dtype=np.float32)
+    exact = ByOnnx().run_other(onnx.parser.parse_model(text), {"x": x}, ["y"])
+    assert step_limits(onnx.parser.parse_model(text), ByOnnx(), exact, {"x": x}) == {
+        "y": QUANTIZED_LIMIT
+    }

@@ -163,7 +163,7 @@ def test_a_bias_that_32_bits_would_not_hold_widens_the_steps(check: Any):
     mod, arrays = module(build), data()
     after = insert(mod, check.ctx, arrays)
     (bias,) = constants(after, "int32")
-    assert np.abs(bias).max() <= 2**30 + 1
+    assert np.abs(bias).max() <= 2**30 * (1 + 2**-22)  # its scale is rounded to float32
     ours, exact = run(after, arrays[0])[0], run(mod, arrays[0])[0]
     np.testing.assert_allclose(ours[:, 0], exact[:, 0], rtol=1e-6)
     assert sqnr(ours[:, 1], exact[:, 1]) > 35

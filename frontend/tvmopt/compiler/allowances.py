@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
-from tvmopt.compiler.compare import is_within, limit_for
+from tvmopt.compiler.compare import compare, is_within, limit_for
 from tvmopt.compiler.executor import Array
 from tvmopt.compiler.manifest import OutputError
 from tvmopt.compiler.reference import Reference
@@ -22,8 +23,16 @@ QUANTIZED_LIMIT = 3 / 127
 """Three steps of an int8 whose largest value is the tensor's: a step that differs in one layer
 makes up to two more in those after it."""
 
+_NUDGE = 2.0**-13
+"""What scales are stretched by to see how far single steps move an output: one integer in a hundred
+comes out as its neighbour, about as many as where sums are rounded in another order."""
+
+_MOST = 0.5
+"""No output may be further off than this, however far single steps move it."""
+
 _FOLLOWED = ("Cast", "Identity")
 _QUANTIZING = ("QuantizeLinear", "DynamicQuantizeLinear")
+_SCALED = ("QuantizeLinear", "DequantizeLinear")
 
 
 def forgive(
@@ -35,7 +44,7 @@ def forgive(
     inputs: Mapping[str, Array],
 ) -> list[OutputError]:
     """The errors, judged again: without ties, and by `QUANTIZED_LIMIT` in a quantized graph."""
-    is_quantized = any(node.op_type in _QUANTIZING for node in graph.node)
+    by_steps = is_quantized(graph)
     judged: list[OutputError] = []
     for error in errors:
         mine, its = ours[error.output], theirs[error.output]
@@ -45,10 +54,45 @@ def forgive(
             known = inputs if source in inputs else reference.run(inputs, [source])
             values = known[source]
             error = forgive_ties(error, mine, its, values, node)
-        elif is_quantized and (its.dtype.kind == "f" or its.dtype.itemsize == 1):
+        elif by_steps and (its.dtype.kind == "f" or its.dtype.itemsize == 1):
             error = replace(error, limit=max(error.limit, QUANTIZED_LIMIT))
         judged.append(error)
     return judged
+
+
+def is_quantized(graph: onnx.GraphProto) -> bool:
+    """Whether the graph quantizes anything at run time."""
+    return any(node.op_type in _QUANTIZING for node in graph.node)
+
+
+def step_limits(
+    model: onnx.ModelProto,
+    reference: Reference,
+    theirs: Mapping[str, Array],
+    inputs: Mapping[str, Array],
+) -> dict[str, float]:
+    """How far outputs of a deep quantized network may be off, by name: twice what a nudge does.
+
+    Networks of many layers carry on each step that is rounded the other way. The original itself,
+    with all its scales stretched by `_NUDGE`, tells how far.
+
+    Args:
+        model: the original; its scales are changed.
+        reference: what runs it.
+        theirs: its outputs.
+        inputs: what they are computed of.
+    """
+    scales = {node.input[1] for node in model.graph.node if node.op_type in _SCALED}
+    for tensor in model.graph.initializer:
+        if tensor.name in scales and tensor.data_type == onnx.TensorProto.FLOAT:
+            scale = numpy_helper.to_array(tensor) * np.float32(1 + _NUDGE)
+            tensor.CopyFrom(numpy_helper.from_array(scale, tensor.name))
+    nudged = reference.run_other(model, inputs, list(theirs))
+    return {
+        name: min(_MOST, max(QUANTIZED_LIMIT, 2 * compare(name, nudged[name], exact).max_rel))
+        for name, exact in theirs.items()
+        if exact.dtype.kind == "f" or exact.dtype.itemsize == 1
+    }
 
 
 def chosen_from(graph: onnx.GraphProto, output: str) -> tuple[str, onnx.NodeProto] | None:

@@ -20,7 +20,7 @@ class RealizeQuantized(Pass):
     """
 
     name: ClassVar[str] = "realize-quantized"
-    stage: ClassVar[Stage] = Stage.QUANTIZE
+    stage: ClassVar[Stage] = Stage.LAYOUT
 
     def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
         from tvmopt_plugins.realize_quantized.rewrite import realize

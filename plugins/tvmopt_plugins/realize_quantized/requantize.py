@@ -20,7 +20,7 @@ from tvmopt_plugins.realize_quantized.quantized import Quantized, dequantized, o
 
 Array = np.ndarray[Any, Any]
 
-_MOST_BIAS = 2**30
+_MOST_BIAS = 3 * 2**29
 """A bias in units of the products' sum; as much again is left for the sum itself."""
 
 
