@@ -21,7 +21,7 @@ from tvmopt_plugins.realize_quantized.quantized import Quantized, dequantized, o
 Array = np.ndarray[Any, Any]
 
 _MOST_BIAS = 3 * 2**29
-"""A bias in units of the products' sum; as much again is left for the sum itself."""
+"""A bias in units of the products' sum; the rest of int32 is left for the sum itself."""
 
 
 @dataclass(frozen=True)
