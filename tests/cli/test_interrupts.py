@@ -26,7 +26,7 @@ inner = pipeline.{step}
 def interrupted(*args, **options):
     {body}
 pipeline.{step} = interrupted
-sys.exit(main(sys.argv[1:]))
+sys.exit(main())
 """
 
 LOST = "press(); return inner(*args, **options)"
@@ -101,6 +101,22 @@ def test_ctrl_c_in_the_midst_of_a_step_is_130(step: str, model: Path, tmp_path: 
     assert process.returncode == 130
     assert stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_a_dataclass_is_made_is_130(model: Path, tmp_path: Path):
+    output = tmp_path / "n.tvmpkg"
+    (tmp_path / "pressed.py").write_text(
+        PRESS.format(step="build", body="exec('os.kill(os.getpid(), 2); press()', globals())")
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pressed", "compile", str(model), "--dim", "N=1", "-o", str(output)],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert said(done.stderr) == [f"interrupted: '{output}' was not written"]
+    assert done.returncode == 130
 
 
 def test_ctrl_c_is_remembered_within_the_block_only():

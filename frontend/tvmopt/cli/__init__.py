@@ -38,6 +38,9 @@ def main(args: Sequence[str] | None = None, plugins: "Plugins | None" = None) ->
         if args is None:
             # Python takes a moment to end; Ctrl-C in it shall not change the exit code.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            # CPython would end by SIGINT, whatever the exit code, if Ctrl-C ever left an `exec` of
+            # text (each dataclass that an import defines is one). The next `exec` forgets it.
+            exec("")
 
 
 def _run(args: Sequence[str] | None, session: "Session", *, load: bool) -> int:
