@@ -22,7 +22,7 @@ from tvmopt.hookspecs import hookimpl
 from tvmopt.model import CompileRequest, ModelSource, TensorSpec
 from tvmopt.options import option
 from tvmopt.passes import DEFAULT_PASSES, CompileContext, Pass, Stage
-from tvmopt.report import Layer, PassRecord, Remark, Report
+from tvmopt.report import Layer, PassRecord, QuantizedLayer, Remark, Report
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,6 +51,7 @@ __all__ = [
     "PackageError",
     "Pass",
     "PassRecord",
+    "QuantizedLayer",
     "Remark",
     "Report",
     "Stage",

@@ -66,6 +66,38 @@ class Layer:
     products: str = "float32"
 
 
+@dataclass(frozen=True)
+class QuantizedLayer:
+    """What quantization made of one operator, and what that costs and saves; None is not known.
+
+    Attributes:
+        nodes: names of the ONNX nodes that it computes.
+        op: `conv2d`, `matmul`, or what else was considered.
+        dtype: `int8` or `float32`.
+        scheme: types and granularity, as in `uint8 x int8, per channel`; empty if it stays float.
+        why: why it stays float; empty if it is quantized.
+        sqnr_db: signal to noise of its own output, quantized alone, in dB.
+        sensitivity: signal to noise of the model's outputs when it alone is quantized, in dB: the
+            lowest of the outputs. What is small hurts.
+        us_float: time of the layer in float32, in microseconds.
+        us_int8: the same quantized.
+        bytes_float: size in bytes of its weight in float32.
+        bytes_int8: the same in 8 bits, with the scales.
+    """
+
+    nodes: tuple[str, ...]
+    op: str
+    dtype: Literal["int8", "float32"]
+    scheme: str = ""
+    why: str = ""
+    sqnr_db: float | None = None
+    sensitivity: float | None = None
+    us_float: float | None = None
+    us_int8: float | None = None
+    bytes_float: int | None = None
+    bytes_int8: int | None = None
+
+
 @dataclass
 class Report:
     """The account of one compilation, filled while it runs."""
@@ -79,6 +111,9 @@ class Report:
     """Wall-clock seconds by phase: `import`, `build`, `package`, `verify`, ..."""
     precision: str = "float32"
     """The type that a pass rounded the operands of products to; verification allows for it."""
+
+    quantization: list[QuantizedLayer] = field(default_factory=list[QuantizedLayer])
+    """What was considered for quantization, in the order of execution; empty without."""
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-serializable data."""

@@ -65,6 +65,7 @@ def test_the_package_tells_how_far_it_is_from_the_original(package: Path):
     assert logits.sqnr_db is not None
     assert 25 < logits.sqnr_db < 60
     assert logits.top_1 == 1.0
+    assert {one.dtype for one in manifest.report.quantization} == {"int8"}
     remarks = [r.message for r in manifest.report.remarks if r.pass_name == "verify"]
     assert len(remarks) == 1
     assert remarks[0].startswith("int8 against float32: signal to noise")

@@ -69,6 +69,14 @@ def test_a_manifest_without_the_hash_of_its_model_still_loads(small_package_path
     Package.load(path).manifest.check_model(small_package_path)
 
 
+def test_a_manifest_without_an_account_of_quantization_still_loads(small_package_path, tmp_path):
+    def change(manifest):
+        del manifest["report"]["quantization"]
+
+    path = rewritten(small_package_path, tmp_path / "a.tvmpkg", change)
+    assert Package.load(path).report.quantization == []
+
+
 def test_the_manifest_knows_the_model_by_its_content(small_package, tmp_path):
     source, other = small_package.path.with_name("small.onnx"), tmp_path / "small.onnx"
     small_package.manifest.check_model(source)

@@ -262,3 +262,19 @@ def test_marking_needs_no_calibration(check: Any):
     ctx = CompileContext(replace(check.ctx.request, calibration=None), check.ctx.target)
     after = AnnotateQuantization().run(module((1, 3, 8, 8), residual_block), ctx)
     assert quantized(after)
+
+
+def test_the_report_has_a_line_for_what_was_considered(marked: Any, check: Any):
+    marked((4, 16), transformer, exclude="up1")
+    found = [(one.nodes, one.op, one.dtype) for one in check.ctx.report.quantization]
+    assert found[:5] == [
+        (("norm0",), "layer_norm", "float32"),
+        (("up0",), "matmul", "int8"),
+        (("gelu0",), "gelu", "float32"),
+        (("scores0",), "matmul", "float32"),
+        (("softmax0",), "softmax", "float32"),
+    ]
+    lines = {one.nodes[0]: one for one in check.ctx.report.quantization}
+    assert (lines["up0"].scheme, lines["up0"].why) == ("uint8 x int8, per channel", "")
+    assert lines["up0"].bytes_float == 16 * 32 * 4
+    assert lines["up1"].why == "asked for by exclude=up1"

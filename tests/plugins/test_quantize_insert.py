@@ -202,6 +202,10 @@ def test_a_tensor_that_is_not_finite_stays_float_and_so_does_its_product(check: 
     assert [b.var.name for b in calls(after, "relax.quantize")] == ["x"]
     assert len(constants(after, "int8")) == 1
     assert not constants(after, "int32")
+    first, second = check.ctx.report.quantization
+    assert (first.dtype, first.bytes_float, first.bytes_int8) == ("int8", 1152, 288 + 8 * 4)
+    assert (second.dtype, second.scheme) == ("float32", "")
+    assert second.why == "its activation could not be calibrated"
 
 
 def test_a_constant_tensor_is_told(check: Any):

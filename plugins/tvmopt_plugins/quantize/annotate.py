@@ -9,6 +9,7 @@ from tvm import relax
 from tvmopt import CompileContext
 from tvmopt.quantization import QuantizationScheme
 from tvmopt.rewriting import constant
+from tvmopt_plugins.quantize.account import considered
 from tvmopt_plugins.quantize.choice import Choice, choose
 from tvmopt_plugins.quantize.network import Network, weight_axis
 from tvmopt_plugins.quantize.rewrite import Rewriter, with_operands
@@ -26,6 +27,7 @@ def annotate(
     """Marks activations and weights; `mod` itself where there is nothing to quantize."""
     network = Network.of(mod)
     choice = choose(network, source, ctx)
+    ctx.report.quantization[:] = considered(network, choice, scheme)
     if not choice.products:
         ctx.missed(source, "", "nothing is quantized: no product fits")
         return mod

@@ -42,16 +42,18 @@ class Choice:
         products: convolutions and matrix products.
         tensors: activations that get a pair of quantize and dequantize.
         produced: those of them that an integer kernel makes.
+        floats: why what was considered and is not quantized stays float32.
     """
 
     products: list[relax.Var]
     tensors: set[relax.Var]
     produced: set[relax.Var]
+    floats: dict[relax.Var, str]
 
 
 def choose(network: Network, source: "AnnotateQuantization", ctx: CompileContext) -> Choice:
     """Decides, and tells in remarks why what stays float32 does."""
-    products = _products(network, source, ctx)
+    products, floats = _products(network, source, ctx)
     with_between = _with_between(network, source, ctx)
     # Forwards: what integers could be handed on to. Backwards: where somebody wants them.
     ends = {network.end_of(var) for var in products}
@@ -70,31 +72,34 @@ def choose(network: Network, source: "AnnotateQuantization", ctx: CompileContext
             tensors.update(network.operands(var) or [])
     produced = {network.end_of(var) for var in products}
     produced |= set(between.values())
-    return Choice(products, tensors, produced & tensors)
+    return Choice(products, tensors, produced & tensors, floats)
 
 
 def _products(
     network: Network, source: "AnnotateQuantization", ctx: CompileContext
-) -> list[relax.Var]:
+) -> tuple[list[relax.Var], dict[relax.Var, str]]:
+    """Those that are quantized, and why others, and what else was considered, are not."""
     found = network.nodes(*PRODUCTS)
     kept = {found[0]: "keep-first"} if found and source.keep_first else {}
     kept |= {found[-1]: "keep-last"} if found and source.keep_last else {}
     chosen: list[relax.Var] = []
+    floats: dict[relax.Var, str] = {}
     for var in found:
         why = f"asked for by {kept[var]}" if var in kept else _is_kept(network, var, source)
         why = why or _obstacle(network, network.values[var], source)
         if why:
-            ctx.missed(source, var.name, f"stays float32: {why}")
+            floats[var] = why
         else:
             chosen.append(var)
     reasons = {**_ON_PURPOSE, **_OTHER_PRODUCTS}
     for var in network.nodes(*reasons):
-        why = reasons[network.values[var].op.name]
+        floats[var] = reasons[network.values[var].op.name]
+    for var, why in floats.items():
         ctx.missed(source, var.name, f"stays float32: {why}")
     for pattern in _patterns(source):
         if not any(_matches(pattern, var.name, network.values[var]) for var in network.values):
             ctx.missed(source, "", f"exclude={pattern} names nothing in the model")
-    return chosen
+    return chosen, floats
 
 
 def _with_between(network: Network, source: "AnnotateQuantization", ctx: CompileContext) -> bool:

@@ -10,6 +10,7 @@ from tvm.ir import GenericConst
 from tvmopt import Calibration, CompileContext, UsageError
 from tvmopt.quantization import Array, Encoding, QuantizationScheme
 from tvmopt.rewriting import constant, constant_value, is_op, shape_of
+from tvmopt_plugins.quantize.account import settled
 from tvmopt_plugins.quantize.network import PRODUCTS, SAME_VALUES, weight_axis
 from tvmopt_plugins.quantize.rewrite import Rewriter, with_operands
 
@@ -35,7 +36,10 @@ def insert_qdq(
         message = "quantization learns ranges of activations from data, and there are none"
         raise UsageError(message, "--calibration data.npz, with samples by the inputs' names")
     encodings = _activations(mod, marks, scheme, source, ctx, ctx.calibration)
-    after = _Inserter(mod, marks, scheme, encodings).run()
+    inserter = _Inserter(mod, marks, scheme, encodings)
+    after = inserter.run()
+    layers = ctx.report.quantization
+    layers[:] = settled(layers, {var.name: size for var, size in inserter.sizes.items()})
     ctx.report.precision = "int8"
     ctx.simulated = after
     return after
@@ -147,6 +151,8 @@ class _Inserter(Rewriter):
         self.biases = _biases(marks)
         self.bias_scales: dict[relax.Var, Array] = {}
         """Of what a product adds up, by the product's variable."""
+        self.sizes: dict[relax.Var, tuple[int, int]] = {}
+        """Bytes of a product's weight in float32, and quantized with its scales."""
         self.replaced: dict[relax.Expr, relax.Expr] = {}
 
     def visit(self, var: relax.Var, value: relax.Expr) -> None:
@@ -172,7 +178,9 @@ class _Inserter(Rewriter):
         axis = weight_axis(self.marks.values[product]) if self.scheme.per_channel else None
         bias = constant_value(self.biases[product]) if product in self.biases else None
         encoding = _weight_encoding(weight, axis, self.scheme, bias, x_scale)
-        q = constant(encoding.quantize(weight))
+        integers = encoding.quantize(weight)
+        self.sizes[product] = weight.nbytes, integers.nbytes + encoding.scale.nbytes
+        q = constant(integers)
         self.bind(var, self.bb.normalize(_dequantize(q, encoding)))
         self.bias_scales[product] = np.float32(x_scale) * encoding.scale
 
