@@ -127,6 +127,20 @@ class Calibration(ABC):
     def new_calibrator(self, default: str) -> Calibrator:
         """A calibrator of the kind that the user asked for, or else of this name."""
 
+    def calibrate(
+        self, mod: "tvm.IRModule", variables: "Sequence[relax.Var]", default: str
+    ) -> "tuple[dict[relax.Var, Calibrator], Mapping[relax.Var, str]]":
+        """Calibrators of `new_calibrator(default)` that have seen variables of a float module.
+
+        Returns them, and why a variable was given up. What has been seen of an equal module may
+        not be seen anew: calibrators are not to be changed.
+
+        Raises:
+            InputError: as `observe`.
+        """
+        made = {var: self.new_calibrator(default) for var in variables}
+        return made, self.observe(mod, {var: one.observe for var, one in made.items()})
+
     @abstractmethod
     def observe(
         self, mod: "tvm.IRModule", observers: "Mapping[relax.Var, Observe]"

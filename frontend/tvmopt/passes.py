@@ -60,6 +60,8 @@ class CompileContext:
         calibration: data to run the model on; None when the user gave none.
         simulated: the model in floats that compute what its integers stand for; a pass that
             quantizes leaves it here, and the compiled model is held against it.
+        kept_float: why a product shall not be quantized, by the names of ONNX nodes: it was found
+            too slow in integers, or too inaccurate.
     """
 
     request: "CompileRequest"
@@ -67,6 +69,12 @@ class CompileContext:
     report: Report = field(default_factory=Report)
     calibration: "Calibration | None" = None
     simulated: "tvm.IRModule | None" = None
+    kept_float: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def why_float(self, var_name: str) -> str:
+        """Why a product, by its variable's name, shall not be quantized; empty where it may be."""
+        reasons = (self.kept_float.get(node, "") for node in var_name.split("|"))
+        return next(filter(None, reasons), "")
 
     def passed(self, source: "Pass", op: str, message: str) -> None:
         """Records that `source` rewrote `op` (an ONNX node's name)."""

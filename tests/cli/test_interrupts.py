@@ -14,7 +14,7 @@ from tvmopt.cli.interrupts import remembered
 
 PRESS = """
 import os, signal, sys
-import tvmopt.compiler.pipeline as pipeline
+from tvmopt.compiler import attempts, pipeline, stages
 from tvmopt.cli import main
 def press():
     try:
@@ -22,10 +22,10 @@ def press():
         for _ in range(1000): pass
     except KeyboardInterrupt:
         pass
-inner = pipeline.{step}
+inner = {step}
 def interrupted(*args, **options):
     {body}
-pipeline.{step} = interrupted
+{step} = interrupted
 sys.exit(main())
 """
 
@@ -50,12 +50,12 @@ def said(stderr: str) -> list[str]:
 @pytest.mark.parametrize(
     ("step", "body"),
     [
-        ("import_model", LOST),
-        ("run_pass", EMPTY),
-        ("run_pass", DESTROYED),
-        ("build", EMPTY),
-        ("verify_draft", LOST),
-        ("verify_draft", USERS),
+        ("stages.import_model", LOST),
+        ("stages.run_pass", EMPTY),
+        ("stages.run_pass", DESTROYED),
+        ("attempts.build", EMPTY),
+        ("pipeline.verify_draft", LOST),
+        ("pipeline.verify_draft", USERS),
     ],
 )
 def test_ctrl_c_that_is_lost_or_disguised_is_130(step: str, body: str, model: Path, tmp_path: Path):
@@ -74,7 +74,7 @@ def test_ctrl_c_that_is_lost_or_disguised_is_130(step: str, body: str, model: Pa
 def test_ctrl_c_after_the_package_is_complete_says_so(model: Path, tmp_path: Path):
     output = tmp_path / "n.tvmpkg"
     arguments = ["compile", str(model), "--dim", "N=1", "-o", str(output)]
-    code = PRESS.format(step="Plugins.compile_finished", body="press()")
+    code = PRESS.format(step="pipeline.Plugins.compile_finished", body="press()")
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], text=True, capture_output=True, check=False
     )
@@ -106,7 +106,9 @@ def test_ctrl_c_in_the_midst_of_a_step_is_130(step: str, model: Path, tmp_path: 
 def test_ctrl_c_while_a_dataclass_is_made_is_130(model: Path, tmp_path: Path):
     output = tmp_path / "n.tvmpkg"
     (tmp_path / "pressed.py").write_text(
-        PRESS.format(step="build", body="exec('os.kill(os.getpid(), 2); press()', globals())")
+        PRESS.format(
+            step="attempts.build", body="exec('os.kill(os.getpid(), 2); press()', globals())"
+        )
     )
     done = subprocess.run(
         [sys.executable, "-m", "pressed", "compile", str(model), "--dim", "N=1", "-o", str(output)],

@@ -99,6 +99,11 @@ class PackageDraft:
     def __exit__(self, *_exception: object) -> None:
         self._cleanup.close()
 
+    def discard(self) -> None:
+        """Removes what has been written and gives memory back."""
+        self.executor = None
+        self._cleanup.close()
+
     def publish(self) -> Package:
         """Completes the package and moves it to its place, in one step.
 

@@ -10,7 +10,7 @@ from onnx import ModelProto
 from tvmopt.compiler.encodings import encodings_of
 from tvmopt.compiler.exporter import export_model
 from tvmopt.compiler.importer import ImportedModel
-from tvmopt.compiler.pipeline import import_source, line_up, run_passes
+from tvmopt.compiler.stages import import_source, line_up, run_passes
 from tvmopt.errors import ModelError
 from tvmopt.model import CompileRequest
 from tvmopt.passes import CompileContext, Stage

@@ -86,7 +86,7 @@ def _products(
     floats: dict[relax.Var, str] = {}
     for var in found:
         why = f"asked for by {kept[var]}" if var in kept else _is_kept(network, var, source)
-        why = why or _obstacle(network, network.values[var], source)
+        why = why or _obstacle(network, network.values[var], source) or ctx.why_float(var.name)
         if why:
             floats[var] = why
         else:

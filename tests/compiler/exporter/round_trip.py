@@ -11,7 +11,7 @@ import tvm
 from tvmopt import CompileContext, CompileRequest, ModelSource, Stage
 from tvmopt.compiler.exporter import export_model
 from tvmopt.compiler.importer import ImportedModel, import_model
-from tvmopt.compiler.pipeline import line_up, run_pass
+from tvmopt.compiler.stages import line_up, run_pass
 from tvmopt.plugins import Plugins
 
 
