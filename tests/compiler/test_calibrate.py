@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tvm
 from onnx import TensorProto, helper, numpy_helper
 
 from tvmopt import (
@@ -173,3 +174,29 @@ def test_a_model_for_another_machine_is_calibrated_on_this_one(
     opened.calibration.observe(opened.mod, {opened.variables()["sum"]: calibrator.observe})
     assert calibrator.samples == 2
     assert used[0].device == "x86"
+
+
+def test_what_was_seen_of_an_equal_module_is_not_seen_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    opened = Opened(path, RNG.standard_normal((2, 3, 6, 6)).astype(np.float32))
+    found = opened.variables()
+    ranges, _ = opened.calibration.calibrate(opened.mod, [found["relu1"]], "minmax")
+    shown: list[Any] = []
+    plain = DataCalibration.observe
+
+    def spy(self: Any, mod: Any, observers: Any) -> Any:
+        shown.extend(var.name for var in observers)
+        return plain(self, mod, observers)
+
+    monkeypatch.setattr(DataCalibration, "observe", spy)
+    equal = tvm.ir.load_json(tvm.ir.save_json(opened.mod))
+    again = {
+        var.name: var for b in equal["main"].body.blocks for var in [x.var for x in b.bindings]
+    }
+    both, given_up = opened.calibration.calibrate(equal, [again["relu1"], again["sum"]], "minmax")
+    assert shown == ["sum"]
+    assert both[again["relu1"]] is ranges[found["relu1"]]
+    assert not given_up
+    opened.calibration.calibrate(equal, [again["relu1"]], "mse")
+    assert shown == ["sum", "relu1"]

@@ -24,6 +24,7 @@ from tvmopt.compiler.host import runs_here
 from tvmopt.compiler.linking import export_library
 from tvmopt.compiler.manifest import Weight
 from tvmopt.compiler.scratch import scratch_folder
+from tvmopt.compiler.seen import Seen
 from tvmopt.compiler.threads import default_threads
 from tvmopt.errors import TvmoptError
 from tvmopt.model import CompileRequest, TensorSpec
@@ -54,6 +55,7 @@ class DataCalibration(Calibration):
     inputs: Sequence[TensorSpec]
     report: Report
     batches: Batches = field(init=False)
+    _seen: list[Seen] = field(default_factory=list[Seen], init=False)
 
     def __post_init__(self) -> None:
         if self.source.calibrator:
@@ -62,6 +64,19 @@ class DataCalibration(Calibration):
 
     def new_calibrator(self, default: str) -> Calibrator:
         return self.plugins.calibrator(self.source.calibrator or default)()
+
+    def calibrate(
+        self, mod: tvm.IRModule, variables: Sequence[relax.Var], default: str
+    ) -> tuple[dict[relax.Var, Calibrator], Mapping[relax.Var, str]]:
+        seen = next((one for one in self._seen if one.is_of(mod, default)), None)
+        if seen is None:
+            seen = Seen(mod, default)
+            self._seen.append(seen)
+        missing = seen.missing(mod, variables)
+        if missing:
+            seen.add(mod, *super().calibrate(mod, missing, default))
+        self._remark()
+        return seen.of(mod, variables)
 
     def observe(
         self, mod: tvm.IRModule, observers: "Mapping[relax.Var, Observe]"

@@ -113,11 +113,9 @@ def _activations(
         for pair, expr in marks.pairs.items()
         if isinstance(expr, relax.Var) and pair not in marks.same
     }
-    calibrators = {expr: calibration.new_calibrator(source.calibrator) for expr in wanted.values()}
     float_mod = _Float(mod, marks).run()
-    given_up = calibration.observe(
-        float_mod, {expr: one.observe for expr, one in calibrators.items()}
-    )
+    tensors = list(dict.fromkeys(wanted.values()))
+    calibrators, given_up = calibration.calibrate(float_mod, tensors, source.calibrator)
     for expr, why in given_up.items():
         ctx.missed(source, expr.name, f"stays float32: {why}")
     found: dict[relax.Var, Encoding] = {}
