@@ -60,6 +60,8 @@ class CompileContext:
         calibration: data to run the model on; None when the user gave none.
         simulated: the model in floats that compute what its integers stand for; a pass that
             quantizes leaves it here, and the compiled model is held against it.
+        unquantized: the same before it was quantized, with variables of the same names; what a
+            layer loses is measured against it.
         kept_float: why a product shall not be quantized, by the names of ONNX nodes: it was found
             too slow in integers, or too inaccurate.
     """
@@ -69,6 +71,7 @@ class CompileContext:
     report: Report = field(default_factory=Report)
     calibration: "Calibration | None" = None
     simulated: "tvm.IRModule | None" = None
+    unquantized: "tvm.IRModule | None" = None
     kept_float: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def why_float(self, var_name: str) -> str:

@@ -27,10 +27,15 @@ def simulation(
     """
     backend = running_backend(request.backend, plugins)
     plain = replace(request, backend=backend, options={}, dump_dir=None, calibration=None)
-    return executor_of(lower(rebuild(mod, _dequantize_ahead), plain, plugins), inputs, outputs)
+    return executor_of(lower(dequantize_ahead(mod), plain, plugins), inputs, outputs)
 
 
-def _dequantize_ahead(value: relax.Expr, _graph: Graph) -> relax.Expr | None:
+def dequantize_ahead(mod: tvm.IRModule) -> tvm.IRModule:
+    """Constants as the floats that their integers stand for."""
+    return rebuild(mod, _constant)
+
+
+def _constant(value: relax.Expr, _graph: Graph) -> relax.Expr | None:
     if not is_op(value, "relax.dequantize"):
         return None
     integers, scale, zero_point = (constant_value(arg) for arg in value.args)

@@ -13,6 +13,7 @@ from tvmopt_plugins.quantize.network import (
     BETWEEN,
     NORMALIZATIONS,
     PRODUCTS,
+    SAME_VALUES,
     Network,
     weight_of,
 )
@@ -42,12 +43,14 @@ class Choice:
         products: convolutions and matrix products.
         tensors: activations that get a pair of quantize and dequantize.
         produced: those of them that an integer kernel makes.
+        between: operators between products that compute with integers.
         floats: why what was considered and is not quantized stays float32.
     """
 
     products: list[relax.Var]
     tensors: set[relax.Var]
     produced: set[relax.Var]
+    between: set[relax.Var]
     floats: dict[relax.Var, str]
 
 
@@ -67,12 +70,15 @@ def choose(network: Network, source: "AnnotateQuantization", ctx: CompileContext
             between[var] = network.end_of(var)
             ends.add(between[var])
     tensors = {network.values[var].args[0] for var in products}
+    integers: set[relax.Var] = set()
     for var in reversed(between):
         if between[var] in tensors:
             tensors.update(network.operands(var) or [])
+            if not is_op(network.values[var], *SAME_VALUES) and not network.is_part(var):
+                integers.add(var)
     produced = {network.end_of(var) for var in products}
     produced |= set(between.values())
-    return Choice(products, tensors, produced & tensors, floats)
+    return Choice(products, tensors, produced & tensors, integers, floats)
 
 
 def _products(

@@ -36,12 +36,11 @@ def insert_qdq(
         message = "quantization learns ranges of activations from data, and there are none"
         raise UsageError(message, "--calibration data.npz, with samples by the inputs' names")
     encodings = _activations(mod, marks, scheme, source, ctx, ctx.calibration)
-    inserter = _Inserter(mod, marks, scheme, encodings)
-    after = inserter.run()
-    layers = ctx.report.quantization
-    layers[:] = settled(layers, {var.name: size for var, size in inserter.sizes.items()})
+    after = _Inserter(mod, marks, scheme, encodings).run()
+    ctx.report.quantization[:] = settled(ctx.report.quantization, after)
     ctx.report.precision = "int8"
     ctx.simulated = after
+    ctx.unquantized = _Float(mod, marks).run()
     return after
 
 
@@ -149,8 +148,6 @@ class _Inserter(Rewriter):
         self.biases = _biases(marks)
         self.bias_scales: dict[relax.Var, Array] = {}
         """Of what a product adds up, by the product's variable."""
-        self.sizes: dict[relax.Var, tuple[int, int]] = {}
-        """Bytes of a product's weight in float32, and quantized with its scales."""
         self.replaced: dict[relax.Expr, relax.Expr] = {}
 
     def visit(self, var: relax.Var, value: relax.Expr) -> None:
@@ -176,9 +173,7 @@ class _Inserter(Rewriter):
         axis = weight_axis(self.marks.values[product]) if self.scheme.per_channel else None
         bias = constant_value(self.biases[product]) if product in self.biases else None
         encoding = _weight_encoding(weight, axis, self.scheme, bias, x_scale)
-        integers = encoding.quantize(weight)
-        self.sizes[product] = weight.nbytes, integers.nbytes + encoding.scale.nbytes
-        q = constant(integers)
+        q = constant(encoding.quantize(weight))
         self.bind(var, self.bb.normalize(_dequantize(q, encoding)))
         self.bias_scales[product] = np.float32(x_scale) * encoding.scale
 

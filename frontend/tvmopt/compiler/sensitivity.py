@@ -1,0 +1,173 @@
+"""What each layer loses when it is quantized, and what the model loses when it alone is."""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Self
+
+import numpy as np
+
+from tvmopt.compiler.calibrate import executor_of, lower, running_backend
+from tvmopt.compiler.executor import Array, Executor
+from tvmopt.compiler.importer import ImportedModel
+from tvmopt.compiler.simulate import dequantize_ahead
+from tvmopt.compiler.switches import Switch, with_switches
+from tvmopt.compiler.threads import default_threads
+from tvmopt.errors import ModelError
+from tvmopt.model import TensorSpec
+from tvmopt.passes import CompileContext
+from tvmopt.plugins import Plugins
+from tvmopt.report import QuantizedLayer
+from tvmopt.rewriting import dtype_of, shape_of
+
+SAMPLES = 4
+"""Batches to measure on. Between 4 and 32 of them, the order of the layers hardly changes."""
+
+Progress = Callable[[int, int], None]
+"""Is told how many runs are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """What quantizing one layer alone does.
+
+    Attributes:
+        nodes: names of the ONNX nodes that it computes.
+        op: such as `conv2d`.
+        sqnr_db: signal to noise of the layer's own result, in dB; infinite without noise.
+        effect_db: the same of the model's outputs, of the one with the least.
+    """
+
+    nodes: tuple[str, ...]
+    op: str
+    sqnr_db: float
+    effect_db: float
+
+
+@dataclass
+class Noise:
+    """Signal and noise of a tensor, added up over samples."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(self, ours: Array, exact: Array) -> None:
+        """Takes in one sample; elements that are not finite in both are left out."""
+        a, b = ours.astype(np.float64).reshape(-1), exact.astype(np.float64).reshape(-1)
+        difference = a - b
+        finite = np.isfinite(difference)
+        if not finite.all():
+            b, difference = b[finite], difference[finite]
+        self.signal += float(b @ b)
+        self.noise += float(difference @ difference)
+
+    @property
+    def ratio_db(self) -> float:
+        """`10 log10(signal / noise)`: infinite without noise."""
+        if not self.noise:
+            return math.inf
+        return 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
+
+
+@dataclass(frozen=True)
+class SwitchedModel:
+    """A quantized model that runs with any choice of its layers in floats, compiled once.
+
+    Attributes:
+        switches: the layers, in the order of execution.
+        outputs: the model's outputs.
+        executor: what runs it.
+    """
+
+    switches: tuple[Switch, ...]
+    outputs: Sequence[TensorSpec]
+    executor: Executor
+
+    @classmethod
+    def of(cls, ctx: CompileContext, plugins: Plugins, imported: ImportedModel) -> Self:
+        """Compiles it for this machine.
+
+        Args:
+            ctx: of a compilation whose passes up to the stage QUANTIZE have run.
+            plugins: for the passes after it.
+            imported: the original.
+
+        Raises:
+            ModelError: nothing is quantized.
+        """
+        if ctx.simulated is None or ctx.unquantized is None:
+            raise ModelError(f"nothing in '{ctx.request.source.path}' is quantized")
+        switched = with_switches(ctx.simulated, ctx.unquantized)
+        backend = running_backend(ctx.request.backend, plugins)
+        request = replace(ctx.request, backend=backend, options={}, dump_dir=None, calibration=None)
+        built = lower(dequantize_ahead(switched.module), request, plugins)
+        flags = [TensorSpec(_flag(index), (), "bool") for index in range(len(switched.switches))]
+        results = [
+            TensorSpec(f"result{index}", shape_of(var) or (), dtype_of(var))
+            for index, var in enumerate(switched.results)
+        ]
+        executor = executor_of(built, [*imported.inputs, *flags], [*imported.outputs, *results])
+        return cls(switched.switches, imported.outputs, executor)
+
+    def run(
+        self, inputs: Mapping[str, Array], quantized: Collection[int]
+    ) -> tuple[list[Array], list[Array]]:
+        """Runs one batch with these layers quantized, and all others in floats.
+
+        Returns the model's outputs and the result of each layer, lent until the next run.
+        """
+        flags = {_flag(i): np.array(i in quantized) for i in range(len(self.switches))}
+        arrays = self.executor.run_lent({**inputs, **flags}, default_threads())
+        return arrays[: len(self.outputs)], arrays[len(self.outputs) :]
+
+
+def measure(
+    model: SwitchedModel,
+    batches: Iterable[Mapping[str, Array]],
+    samples: int = SAMPLES,
+    progress: Progress = lambda _done, _total: None,
+) -> list[LayerSensitivity]:
+    """Quantizes one layer after the other, alone; memory does not grow with the samples.
+
+    Args:
+        model: the layers.
+        batches: inputs of the model, such as calibration data.
+        samples: of them, at most so many are used.
+        progress: is told the runs that are done.
+    """
+    count = len(model.switches)
+    own = [Noise() for _ in range(count)]
+    effects = [[Noise() for _ in model.outputs] for _ in range(count)]
+    done = 0
+    for batch in islice(batches, samples):
+        outputs, results = ([np.array(one) for one in arrays] for arrays in model.run(batch, ()))
+        for index in range(count):
+            ours, mine = model.run(batch, {index})
+            own[index].add(mine[index], results[index])
+            for noise, array, exact in zip(effects[index], ours, outputs, strict=True):
+                if exact.dtype.kind == "f":
+                    noise.add(array, exact)
+            done += 1
+            progress(done, count * samples)
+    return [
+        LayerSensitivity(one.nodes, one.op, noise.ratio_db, min(e.ratio_db for e in effect))
+        for one, noise, effect in zip(model.switches, own, effects, strict=True)
+    ]
+
+
+def with_sensitivity(
+    layers: Sequence[QuantizedLayer], measured: Sequence[LayerSensitivity]
+) -> list[QuantizedLayer]:
+    """The account of quantization with what was measured."""
+    found = {(one.nodes, one.op): one for one in measured}
+    return [
+        replace(layer, sqnr_db=one.sqnr_db, sensitivity=one.effect_db)
+        if (one := found.get((layer.nodes, layer.op))) is not None
+        else layer
+        for layer in layers
+    ]
+
+
+def _flag(index: int) -> str:
+    return f"switch{index}"
