@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 from tvmopt import CalibrationSource, CompileContext, CompileRequest, ModelSource, Stage
-from tvmopt.compiler.sensitivity import Noise, SwitchedModel, measure, with_sensitivity
+from tvmopt.compiler.sensitivity import Noise, SwitchedModel, measure
 from tvmopt.compiler.simulate import simulation
 from tvmopt.compiler.stages import import_source, line_up, run_passes
 from tvmopt.plugins import Plugins
@@ -75,7 +75,9 @@ def test_the_effect_of_a_layer_is_that_of_a_model_where_only_it_is_quantized(
     network: Any, data: Path, plugins: Plugins
 ):
     ctx, imported, model = network
-    found = {one.nodes[0]: one for one in measure(model, ctx.calibration.batches, SAMPLES)}
+    result = measure(model, ctx.calibration.batches, SAMPLES)
+    assert result.batches == SAMPLES
+    found = {one.nodes[0]: one for one in result.layers}
     alone, _ = quantized(data, plugins, "re:^(?!stem[.][01]$)")
     (kept,) = [one.nodes[0] for one in alone.report.quantization if one.dtype == "int8"]
     assert kept == "stem.0"
@@ -96,8 +98,7 @@ def test_what_lies_between_products_has_a_switch_and_what_hands_values_on_has_no
 
 def test_the_account_of_quantization_takes_the_figures_in(network: Any):
     ctx, _, model = network
-    measured = measure(model, ctx.calibration.batches, 1)
-    layers = with_sensitivity(ctx.report.quantization, measured)
+    layers = measure(model, ctx.calibration.batches, 1).fill(ctx.report.quantization)
     assert [one.op for one in layers] == [one.op for one in model.switches]
     for layer, before in zip(layers, ctx.report.quantization, strict=True):
         assert layer.sqnr_db is not None

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from tvmopt.cli.analyze import analyze
 from tvmopt.cli.benchmark import benchmark
 from tvmopt.cli.compile import compile_command
 from tvmopt.cli.doctor import doctor
@@ -25,6 +26,7 @@ COMMANDS: tuple[click.Command, ...] = (
     benchmark,
     profile,
     inspect_command,
+    analyze,
     targets,
     plugins_command,
     doctor,

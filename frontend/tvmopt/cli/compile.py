@@ -26,6 +26,7 @@ from tvmopt.cli.quantization import parse_quantization, quantize_options
 from tvmopt.cli.session import Session
 from tvmopt.errors import UsageError
 from tvmopt.model import CompileRequest, ModelSource
+from tvmopt.passes import Stage
 from tvmopt.recipe import Recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def compile_command(
     """
     plugins = session.plugins
     plan = _plan(session, model, **options)
-    steps = ["import", *_pass_names(plugins, plan.request), "build"]
+    steps = ["import", *pass_names(plugins, plan.request), "build"]
     steps += ["verify"] if plan.verify else []
     start = time.perf_counter()
     before = _stamp(plan.output)
@@ -181,13 +182,15 @@ def _threads(threads: int | None) -> "Generator[None]":
             os.environ[_THREADS] = before
 
 
-def _pass_names(plugins: "Plugins", request: CompileRequest) -> list[str]:
-    """The passes that will run, those that plugins add among them."""
+def pass_names(
+    plugins: "Plugins", request: CompileRequest, last: Stage = Stage.SCHEDULE
+) -> list[str]:
+    """The passes that will run up to a stage, those that plugins add among them."""
     passes = plugins.line_up(request)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compilation itself says which plugin fails
         plugins.modify_passes(passes, request)
-    return [one.name for one in passes]
+    return [one.name for one in passes if one.stage <= last]
 
 
 def _plan(

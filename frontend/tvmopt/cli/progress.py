@@ -1,6 +1,7 @@
 """Progress on stderr: a bar with the time left on a terminal, plain lines elsewhere."""
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 # How long a step takes against others, measured with MobileNetV2, rounded.
 _WEIGHTS = {"import": 3, "layout": 6, "schedule": 8, "build": 30, "verify": 10, "package": 2}
 
+_TELL_SECONDS = 5.0
+
 
 class Steps:
     """Is called with the name of each step as it begins; used as a context manager."""
@@ -20,6 +23,7 @@ class Steps:
         self._names = list(names)
         self._done: list[str] = []
         self._bar: Progress | None = None
+        self._told = 0.0
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
@@ -37,7 +41,16 @@ class Steps:
             self._bar.update(self._bar.task_ids[0], description=name, completed=done)
         else:
             click.echo(f"[{len(self._done) + 1}/{len(self._names)}] {name}", err=True)
+            self._told = time.monotonic()
         self._done.append(name)
+
+    def detail(self, text: str) -> None:
+        """Says how far the step is that runs; as a line not more often than every few seconds."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], description=f"{self._done[-1]}: {text}")
+        elif time.monotonic() - self._told > _TELL_SECONDS:
+            click.echo(f"      {text}", err=True)
+            self._told = time.monotonic()
 
     def __exit__(self, *_exception: object) -> None:
         if self._bar is not None:

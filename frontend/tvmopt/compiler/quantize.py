@@ -7,6 +7,8 @@ from typing import Any
 import tvm
 from onnx import ModelProto
 
+from tvmopt.compiler.calibrate import DataCalibration
+from tvmopt.compiler.calibration_data import Batches
 from tvmopt.compiler.encodings import encodings_of
 from tvmopt.compiler.exporter import export_model
 from tvmopt.compiler.importer import ImportedModel
@@ -25,18 +27,27 @@ class QuantizedModel:
     Attributes:
         imported: the original.
         module: the quantized graph.
-        request: what it was quantized for.
-        report: what was done and left alone.
+        ctx: of the passes up to the stage QUANTIZE.
     """
 
     imported: ImportedModel
     module: tvm.IRModule
-    request: CompileRequest
-    report: Report
+    ctx: CompileContext
+
+    @property
+    def report(self) -> Report:
+        """What was done and left alone."""
+        return self.ctx.report
+
+    @property
+    def batches(self) -> Batches:
+        """The calibration data."""
+        assert isinstance(self.ctx.calibration, DataCalibration)
+        return self.ctx.calibration.batches
 
     def encodings(self) -> dict[str, Any]:
         """See `tvmopt.compiler.encodings`."""
-        return encodings_of(self.module, self.request, self.imported.node_outputs)
+        return encodings_of(self.module, self.ctx.request, self.imported.node_outputs)
 
     def onnx(self) -> ModelProto:
         """A QDQ file, which other runtimes run in integers, too.
@@ -66,4 +77,4 @@ def quantize_model(
         reasons = [remark for remark in ctx.report.remarks if "stays float32" in remark.message]
         hint = f"{reasons[0].op}: {reasons[0].message}" if reasons else None
         raise ModelError(f"nothing in '{request.source.path}' is quantized", hint)
-    return QuantizedModel(imported, ctx.simulated, request, ctx.report)
+    return QuantizedModel(imported, ctx.simulated, ctx)

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -43,6 +43,40 @@ class LayerSensitivity:
     op: str
     sqnr_db: float
     effect_db: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What quantizing one layer at a time does, and all of them.
+
+    Attributes:
+        layers: in the order of execution.
+        outputs_db: signal to noise of each output of floats in dB, all layers quantized, by name.
+        batches: how many batches were run.
+    """
+
+    layers: tuple[LayerSensitivity, ...]
+    outputs_db: Mapping[str, float]
+    batches: int
+
+    def worst_first(self) -> list[LayerSensitivity]:
+        """The layers by their effect on the outputs."""
+        return sorted(self.layers, key=lambda one: (one.effect_db, one.sqnr_db))
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as JSON-serializable data, the worst layer first."""
+        layers = [asdict(one) for one in self.worst_first()]
+        return {"batches": self.batches, "outputs_db": dict(self.outputs_db), "layers": layers}
+
+    def fill(self, layers: Sequence[QuantizedLayer]) -> list[QuantizedLayer]:
+        """The account of quantization with these figures."""
+        found = {(one.nodes, one.op): one for one in self.layers}
+        return [
+            replace(layer, sqnr_db=one.sqnr_db, sensitivity=one.effect_db)
+            if (one := found.get((layer.nodes, layer.op))) is not None
+            else layer
+            for layer in layers
+        ]
 
 
 @dataclass
@@ -122,51 +156,90 @@ class SwitchedModel:
         return arrays[: len(self.outputs)], arrays[len(self.outputs) :]
 
 
+def analyze_sensitivity(
+    ctx: CompileContext,
+    plugins: Plugins,
+    imported: ImportedModel,
+    batches: Iterable[Mapping[str, Array]],
+    samples: int = SAMPLES,
+    progress: Progress = lambda _done, _total: None,
+) -> Sensitivity:
+    """Compiles the switched model and measures; the report's account takes the figures in.
+
+    Args:
+        ctx: of a compilation whose passes up to the stage QUANTIZE have run.
+        plugins: for the passes after it.
+        imported: the original.
+        batches: inputs of the model, such as calibration data.
+        samples: of them, at most so many are used.
+        progress: is told the runs that are done.
+
+    Raises:
+        ModelError: nothing is quantized.
+    """
+    found = measure(SwitchedModel.of(ctx, plugins, imported), batches, samples, progress)
+    ctx.report.quantization[:] = found.fill(ctx.report.quantization)
+    return found
+
+
 def measure(
     model: SwitchedModel,
     batches: Iterable[Mapping[str, Array]],
     samples: int = SAMPLES,
     progress: Progress = lambda _done, _total: None,
-) -> list[LayerSensitivity]:
+) -> Sensitivity:
     """Quantizes one layer after the other, alone; memory does not grow with the samples.
 
     Args:
         model: the layers.
-        batches: inputs of the model, such as calibration data.
+        batches: inputs of the model.
         samples: of them, at most so many are used.
         progress: is told the runs that are done.
     """
     count = len(model.switches)
     own = [Noise() for _ in range(count)]
-    effects = [[Noise() for _ in model.outputs] for _ in range(count)]
+    effects = [_Outputs(model.outputs) for _ in range(count)]
+    together = _Outputs(model.outputs)
     done = 0
     for batch in islice(batches, samples):
         outputs, results = ([np.array(one) for one in arrays] for arrays in model.run(batch, ()))
+        together.add(model.run(batch, range(count))[0], outputs)
         for index in range(count):
             ours, mine = model.run(batch, {index})
             own[index].add(mine[index], results[index])
-            for noise, array, exact in zip(effects[index], ours, outputs, strict=True):
-                if exact.dtype.kind == "f":
-                    noise.add(array, exact)
+            effects[index].add(ours, outputs)
             done += 1
             progress(done, count * samples)
-    return [
-        LayerSensitivity(one.nodes, one.op, noise.ratio_db, min(e.ratio_db for e in effect))
+    layers = tuple(
+        LayerSensitivity(one.nodes, one.op, noise.ratio_db, effect.worst_db)
         for one, noise, effect in zip(model.switches, own, effects, strict=True)
-    ]
+    )
+    return Sensitivity(layers, together.ratios_db, done // count)
 
 
-def with_sensitivity(
-    layers: Sequence[QuantizedLayer], measured: Sequence[LayerSensitivity]
-) -> list[QuantizedLayer]:
-    """The account of quantization with what was measured."""
-    found = {(one.nodes, one.op): one for one in measured}
-    return [
-        replace(layer, sqnr_db=one.sqnr_db, sensitivity=one.effect_db)
-        if (one := found.get((layer.nodes, layer.op))) is not None
-        else layer
-        for layer in layers
-    ]
+class _Outputs:
+    """The noise of each output that is one of floats."""
+
+    def __init__(self, outputs: Sequence[TensorSpec]) -> None:
+        self._noises = [Noise() for _ in outputs]
+        self._specs = outputs
+
+    def add(self, ours: Sequence[Array], exact: Sequence[Array]) -> None:
+        for noise, spec, one, other in zip(self._noises, self._specs, ours, exact, strict=True):
+            if "float" in spec.dtype:
+                noise.add(one, other)
+
+    @property
+    def ratios_db(self) -> dict[str, float]:
+        return {
+            spec.name: noise.ratio_db
+            for noise, spec in zip(self._noises, self._specs, strict=True)
+            if "float" in spec.dtype
+        }
+
+    @property
+    def worst_db(self) -> float:
+        return min(self.ratios_db.values(), default=math.inf)
 
 
 def _flag(index: int) -> str:
