@@ -335,6 +335,24 @@ def test_integer_product_is_exact(
     np.testing.assert_array_equal(actual, expected)
 
 
+@pytest.mark.parametrize("zero_point", [0, 60, 200], ids=["none", "fits", "moved"])
+@pytest.mark.parametrize("per_column", [False, True])
+def test_uint8_weight_becomes_int8(tmp_path: Path, zero_point: int, *, per_column: bool) -> None:
+    zeros = np.full(5 if per_column else (), zero_point, np.uint8)
+    proto = model(
+        [node("MatMulInteger", ["a", "b", "za", "zb"], ["y"])],
+        [value("a", [3, 4], "uint8"), value("za", [], "uint8")],
+        [value("y", [3, 5], "int32")],
+        {"b": bytes_of("uint8", 4, 5) // (2 if zero_point == 60 else 1), "zb": zeros},
+    )
+    feeds = {"a": bytes_of("uint8", 3, 4), "za": np.array(130, np.uint8)}
+    source = imported(proto, tmp_path)
+    weights = 'R.Tensor((4, 5), dtype="uint8")'
+    assert weights not in source.module["main"].script()
+    (actual,) = run(source, feeds)
+    np.testing.assert_array_equal(actual, onnx_runtime(proto, feeds)[0])
+
+
 def test_integer_product_reads_the_operands_as_stored(tmp_path: Path) -> None:
     proto = model(
         [node("MatMulInteger", ["a", "b", "za"], ["y"])],

@@ -17,11 +17,15 @@ from tvmopt.compiler.importer.node import Converter, Node, constant, dtype_of, s
 from tvmopt.compiler.importer.ops.convolution import CONVOLUTIONS, LAYOUTS, spatial_rank
 from tvmopt.compiler.importer.ops.windows import pads
 
+_INT8 = np.iinfo(np.int8)
+
 
 def matmul_integer(node: Node) -> Expr:
     """A product with int32 sums; a 1-D zero point is one per row of `A` or column of `B`."""
     a, b = node[0], node[1]
     za, zb = _zero_point(node, 2), _zero_point(node, 3)
+    if isinstance(b, GenericConst):
+        b, zb = _centred(b, zb)
     if za is not None and len(shape_of(za)) == 1:
         za = node.emit(op.reshape(za, [*shape_of(za), 1]))
     result = op.matmul(a, b, out_dtype="int32")
@@ -35,6 +39,20 @@ def matmul_integer(node: Node) -> Expr:
     if za is not None:
         rows = node.emit(op.subtract(rows, op.multiply(za, scalar(node.shape()[-1], "int32"))))
     return op.subtract(result, op.multiply(zb, rows))
+
+
+def _centred(b: GenericConst, zb: Expr | None) -> tuple[GenericConst, Expr | None]:
+    """A weight as int8: without its zero point where the differences fit, else both moved."""
+    if zb is not None and not isinstance(zb, GenericConst):
+        return b, zb
+    array = b.value.numpy().astype(np.int32)
+    zeros = np.zeros((), np.int32) if zb is None else zb.value.numpy()
+    steps = array - zeros
+    if steps.min(initial=0) >= _INT8.min and steps.max(initial=0) <= _INT8.max:
+        return constant(steps.astype(np.int8)), None
+    if dtype_of(b) == "int8":
+        return b, zb
+    return constant((array - 128).astype(np.int8)), constant(zeros - 128)
 
 
 def convolution_integer(node: Node) -> Expr:
