@@ -5,7 +5,7 @@ Everything that a plugin author or a user of the Python API imports stands here.
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tvmopt.backend import Backend, Capabilities, Device
 from tvmopt.calibration import Calibration, CalibrationSource, Calibrator, Dataset
@@ -79,6 +79,8 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
     inputs: "Mapping[str, NDArray[Any]] | None" = None,
     quantize: str | None = None,
     calibration: CalibrationSource | str | PathLike[str] | None = None,
+    measure: bool = True,
+    if_slower: Literal["keep", "float"] = "keep",
 ) -> "Package":
     """Compiles an ONNX model for a target and verifies the result against the original.
 
@@ -97,6 +99,10 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
             data.
         quantize: `int8` computes products in 8-bit integers; needs `calibration`.
         calibration: samples to learn ranges from: a file, a folder, or the name of a data set.
+        measure: measures a quantized model against float32, and keeps float what int8 slows down;
+            timings then decide what is quantized.
+        if_slower: where the quantized model as a whole is slower, the package to make: `keep` for
+            it nevertheless, with a warning, or `float` for the one in float32.
 
     Raises:
         ModelError: the file cannot be read or not be compiled correctly.
@@ -124,6 +130,8 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
         disabled_passes,
         Path(dump_dir) if dump_dir else None,
         calibration,
+        measure,
+        if_slower,
     )
     return compile_model(
         request,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from tvmopt.backend import Backend
@@ -49,6 +49,9 @@ class CompileRequest:
         disabled: names of passes that shall not run.
         dump_dir: where the IR after each pass is written; None for nowhere.
         calibration: data that passes of the stage QUANTIZE learn ranges from; None for none.
+        measure: whether a quantized model is measured against float32, and what is slower in
+            integers kept out of them; timings then decide, so that packages may differ.
+        if_slower: the package to write where the quantized model as a whole is slower.
     """
 
     source: ModelSource
@@ -57,3 +60,5 @@ class CompileRequest:
     disabled: frozenset[str] = frozenset()
     dump_dir: Path | None = None
     calibration: "CalibrationSource | None" = None
+    measure: bool = True
+    if_slower: Literal["keep", "float"] = "keep"

@@ -98,6 +98,25 @@ class QuantizedLayer:
     bytes_int8: int | None = None
 
 
+@dataclass(frozen=True)
+class Speed:
+    """The quantized model against the same one in float32, on the machine that compiled it.
+
+    Attributes:
+        float_us: median latency in float32, in microseconds.
+        int8_us: the same quantized.
+        ratio: median of int8 over float32, of runs that took turns: below 1, int8 is faster.
+        threads: how many the kernels used.
+        is_slower: whether int8 is slower beyond the noise of the measurement.
+    """
+
+    float_us: float
+    int8_us: float
+    ratio: float
+    threads: int
+    is_slower: bool
+
+
 @dataclass
 class Report:
     """The account of one compilation, filled while it runs."""
@@ -114,6 +133,9 @@ class Report:
 
     quantization: list[QuantizedLayer] = field(default_factory=list[QuantizedLayer])
     """What was considered for quantization, in the order of execution; empty without."""
+
+    speed: Speed | None = None
+    """What quantization brought; None where it was not measured."""
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-serializable data."""

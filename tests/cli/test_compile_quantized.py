@@ -32,7 +32,8 @@ def data(images: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(output: Path, *more: str) -> list[str]:
-    return ["compile", str(MODEL), "-o", str(output), *more]
+    # Timings would decide what stays in integers: test_speed_check.py replaces the clock.
+    return ["compile", str(MODEL), "-o", str(output), "--no-measure", *more]
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,12 @@ def test_excluded_nodes_stay_float_and_say_so(data: Path, tmp_path: Path, capsys
 
 
 BAD: list[tuple[list[str], str, str]] = [
+    (["--if-slower", "float"], "--if-slower is for --quantize", "--quantize int8"),
+    (
+        ["--if-slower", "float", "--quantize", "int8", "--calibration", "DATA"],
+        "--if-slower float needs the measurement",
+        "without --no-measure",
+    ),
     (["--quantize", "int8"], "learns ranges of activations from data", "--calibration data.npz"),
     (["--exclude", "a"], "--exclude is for --quantize", "--quantize int8"),
     (["--calibrator", "mse"], "--calibrator is for --quantize", "--quantize int8"),
@@ -129,7 +136,7 @@ def test_noise_beyond_use_is_refused(images: Any, tmp_path: Path, capsys: Captur
 
 def test_the_api_quantizes_too(data: Path, images: Any):
     source = CalibrationSource(data, samples=8)
-    package = tvmopt.compile(MODEL, quantize="int8", calibration=source)
+    package = tvmopt.compile(MODEL, quantize="int8", calibration=source, measure=False)
     assert package.manifest.report.precision == "int8"
     assert package.run({"image": images[:1]})["logits"].shape == (1, 10)
     with pytest.raises(UsageError, match="quantize is 'int8' or None, got 'int4'"):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -22,7 +22,7 @@ from tvmopt.cli.options import (
     verbose_option,
 )
 from tvmopt.cli.progress import Steps
-from tvmopt.cli.quantization import parse_quantization, quantize_options
+from tvmopt.cli.quantization import check_speed, parse_quantization, quantize_options
 from tvmopt.cli.session import Session
 from tvmopt.errors import UsageError
 from tvmopt.model import CompileRequest, ModelSource
@@ -209,6 +209,8 @@ def _plan(
     calibrator: str | None,
     calibration_samples: int | None,
     exclude: tuple[str, ...],
+    measure: bool | None,
+    if_slower: Literal["keep", "float"] | None,
     disabled: tuple[str, ...],
     dump_dir: Path | None,
     verify: bool | None,
@@ -229,6 +231,7 @@ def _plan(
     source = parse_quantization(
         written, quantize, calibration, calibrator, calibration_samples, exclude
     )
+    check_speed(quantize, if_slower, measure=measure)
     both = sorted(written.keys() & set(disabled))
     if both:
         raise UsageError(f"pass '{both[0]}' is both asked for and disabled")
@@ -246,6 +249,8 @@ def _plan(
         (recipe.disabled - written.keys()) | frozenset(disabled),
         dump_dir,
         source,
+        measure is not False,
+        if_slower or "keep",
     )
     where = output or recipe.output or Path(f"{model.stem}.tvmpkg")
     _check_output(where, model)
@@ -277,7 +282,7 @@ def _as_json(manifest: "Manifest", output: Path, seconds: float) -> dict[str, An
 
 
 def _show(manifest: "Manifest", output: Path, seconds: float, *, verbose: bool) -> None:
-    from tvmopt.cli.reporting import print_passes, print_remarks, verification_text
+    from tvmopt.cli.reporting import print_passes, print_remarks, speed_text, verification_text
 
     report = manifest.report
     layers = report.layers
@@ -293,6 +298,8 @@ def _show(manifest: "Manifest", output: Path, seconds: float, *, verbose: bool) 
         ("kernels", f"{len(layers)}, of which {len(fallbacks)} by the generic schedule"),
         ("verified", verification_text(manifest.verification)),
     ]
+    if report.speed is not None:
+        fields.append(("speed", speed_text(report.speed)))
     print_fields(fields)
     if fallbacks:
         rows = [

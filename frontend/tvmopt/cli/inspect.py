@@ -180,6 +180,7 @@ def _show_package(file: Path, manifest: "Manifest", *, verbose: bool) -> None:
         print_passes,
         print_remarks,
         print_verification,
+        speed_text,
         verification_text,
     )
 
@@ -192,6 +193,7 @@ def _show_package(file: Path, manifest: "Manifest", *, verbose: bool) -> None:
             ("target", f"{target.name} ({target.arch}: {', '.join(target.isa) or 'any CPU'})"),
             ("seconds", ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items())),
             ("verified", verification_text(manifest.verification)),
+            *([("speed", speed_text(report.speed))] if report.speed else []),
             *((k, size_text(member.size_bytes)) for k, member in manifest.members.items()),
         ]
     )

@@ -13,12 +13,47 @@ ANNOTATE = "annotate-quantization"
 
 def quantize_options(function: F) -> F:
     """`--quantize` and what belongs to it, for `parse_quantization`."""
-    function = calibration_options(function)
+    function = calibration_options(speed_options(function))
     return click.option(
         "--quantize",
         type=click.Choice(["int8"]),
         help="Computes products in 8-bit integers; needs --calibration.",
     )(function)
+
+
+def speed_options(function: F) -> F:
+    """`--measure` and `--if-slower`."""
+    options: tuple[Any, ...] = (
+        click.option(
+            "--if-slower",
+            type=click.Choice(["keep", "float"]),
+            help="What to write where the whole int8 model is slower: it nevertheless, as it is "
+            "smaller, or the float one.  [default: keep]",
+        ),
+        click.option(
+            "--measure/--no-measure",
+            default=None,
+            help="Measure the int8 model against float, and keep layers float that int8 slows "
+            "down.  [default: measure]",
+        ),
+    )
+    for option in options:
+        function = option(function)
+    return function
+
+
+def check_speed(quantize: str | None, if_slower: str | None, *, measure: bool | None) -> None:
+    """Checks that what `speed_options` gave fits together.
+
+    Raises:
+        UsageError: an option without the one that it belongs to.
+    """
+    if quantize is None and (if_slower is not None or measure):
+        name = "--measure" if measure else "--if-slower"
+        raise UsageError(f"{name} is for --quantize", "add --quantize int8")
+    if if_slower == "float" and measure is False:
+        message = "--if-slower float needs the measurement"
+        raise UsageError(message, "compile without --no-measure")
 
 
 def calibration_options(function: F) -> F:

@@ -8,7 +8,7 @@ from tvmopt.cli.console import print_table
 
 if TYPE_CHECKING:
     from tvmopt.compiler.manifest import Verification
-    from tvmopt.report import RemarkKind, Report
+    from tvmopt.report import RemarkKind, Report, Speed
 
 
 def verification_text(verification: "Verification | None") -> str:
@@ -27,6 +27,13 @@ def verification_text(verification: "Verification | None") -> str:
         errors += " (POOR)" if noise and noise[1] < POOR_SQNR_DB else ""
         errors += f"; same top-1 in {min(same):.0%} of the rows" if same else ""
     return f"against {verification.reference}{errors}"
+
+
+def speed_text(speed: "Speed") -> str:
+    """What quantization brought, in one line."""
+    times = f"int8 {speed.int8_us:.0f} us, float32 {speed.float_us:.0f} us"
+    slower = "; int8 is SLOWER" if speed.is_slower else ""
+    return f"{times}, ratio {speed.ratio:.2f} (threads: {speed.threads}){slower}"
 
 
 def print_verification(verification: "Verification") -> None:

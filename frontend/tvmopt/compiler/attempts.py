@@ -1,5 +1,6 @@
 """One compilation that may end in several packages: they differ in what stays float32."""
 
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from copy import deepcopy
@@ -23,15 +24,12 @@ class Attempt:
     Attributes:
         ctx: of this way alone; its report is the package's.
         draft: the package, not yet published.
+        seconds: what it took to make.
     """
 
     ctx: CompileContext
     draft: PackageDraft
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether a pass quantized something."""
-        return bool(self.quantized)
+    seconds: float
 
     @property
     def quantized(self) -> list[tuple[str, ...]]:
@@ -93,6 +91,7 @@ class Attempts:
         attempt.draft.discard()
 
     def _finish(self, passes: list[Pass], kept_float: Mapping[str, str]) -> Attempt:
+        start = time.perf_counter()
         ctx = self._context(kept_float)
         # Only the first one's passes are steps: others repeat them.
         progress = self.progress if self._made == 1 else lambda _step: None
@@ -101,7 +100,8 @@ class Attempts:
         with clock(ctx, "build"):
             built = build(module, ctx.target)
         draft = PackageDraft(built, self.imported, self.request, ctx.report, self._output)
-        return Attempt(ctx, self._drafts.enter_context(draft))
+        self._drafts.enter_context(draft)
+        return Attempt(ctx, draft, time.perf_counter() - start)
 
     def _context(self, kept_float: Mapping[str, str]) -> CompileContext:
         self._made += 1

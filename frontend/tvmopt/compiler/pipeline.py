@@ -9,6 +9,7 @@ from tvmopt.compiler.executor import Array
 from tvmopt.compiler.importer import ImportedModel
 from tvmopt.compiler.output import check_output
 from tvmopt.compiler.package import Package
+from tvmopt.compiler.quantized_search import search
 from tvmopt.compiler.simulate import simulation
 from tvmopt.compiler.stages import Progress, clock
 from tvmopt.compiler.verify import verify_draft
@@ -40,11 +41,11 @@ def compile_model(
     if output is not None:
         check_output(output)
     with Attempts(request, plugins, output, progress) as attempts:
-        chosen = attempts.finish()
+        given = inputs(attempts.imported.inputs) if inputs else None
+        chosen = search(attempts, attempts.finish(), given)
         if verify:
             progress("verify")
             with clock(chosen.ctx, "verify"):
-                given = inputs(attempts.imported.inputs) if inputs else None
                 _verify(chosen, attempts.imported, plugins, given)
         progress("package")
         package = chosen.draft.publish()
