@@ -59,13 +59,19 @@ class Weight:
         return R.dequantize(relax.const(self.integers), scale, zeros, axis=self.axis)
 
     def requantized(
-        self, sums: np.ndarray, source: Encoding, target: Encoding, axis: int, low: int = 0
+        self,
+        sums: np.ndarray,
+        source: Encoding,
+        target: Encoding,
+        axis: int,
+        low: int = 0,
+        high: int = 255,
     ) -> np.ndarray:
         """Sums without the source's zero point, with the bias, in the target's encoding."""
         units = np.rint(self.bias.astype("float64") / (source.scale * self.scale))
         total = (sums + along(units, axis, sums.ndim)).astype("int32")
         factor = along(multiplier(source.scale, self.scale, target.scale), axis, sums.ndim)
-        return requantize(total, factor, target.zero_point, (low, 255))
+        return requantize(total, factor, target.zero_point, (low, high))
 
 
 def _module(shape: tuple[int, ...], dtype: str, emit: Emit) -> tvm.IRModule:
@@ -186,11 +192,123 @@ def test_residual_is_added_without_leaving_integers() -> None:
     np.testing.assert_array_equal(_run(_module(x.shape, "uint8", emit), x), expected)
 
 
+S8 = Encoding.of_range(-1.5, 3.0, "int8")
+S8_SYMMETRIC = Encoding.of_range(-4.0, 5.0, "int8", symmetric=True)
+
+
+@pytest.mark.parametrize("target", [S8, S8_SYMMETRIC], ids=["asymmetric", "symmetric"])
+def test_int8_activations_are_computed_in_uint8(target: Encoding) -> None:
+    weight = Weight((12, 8, 3, 3), 0)
+    x = (_image(8).astype("int16") - 128).astype("int8")
+
+    def emit(bb: relax.BlockBuilder, given: relax.Expr) -> relax.Expr:
+        conv = bb.emit(bb.normalize(_conv(bb, _dequantize(given, S8), weight, pad=1)))
+        stored = bb.emit(_quantize(conv, target))
+        return R.nn.max_pool2d(stored, (2, 2), (2, 2))
+
+    mod = _module(x.shape, "int8", emit)
+    after, ctx = _realized(mod)
+    assert not ctx.report.remarks
+    stored = [
+        (binding.value.op.name, str(binding.value.args[0].ty.dtype))
+        for block in after["main"].body.blocks
+        for binding in block.bindings
+        if isinstance(binding.value, relax.Call)
+    ]
+    assert {("relax.nn.conv2d", "uint8"), ("relax.nn.max_pool2d", "uint8")} <= set(stored)
+    centred = np.pad(x.astype("int32") - int(S8.zero_point), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    sums = _convolve(centred, weight.integers)
+    wide = weight.requantized(sums, S8, target, 1, low=-128, high=127).astype("int8")
+    view = np.lib.stride_tricks.sliding_window_view(wide, (2, 2), (2, 3))[:, :, ::2, ::2]
+    np.testing.assert_array_equal(_run(mod, x), view.max((4, 5)))
+
+
+def test_mean_is_summed_in_integers() -> None:
+    x = _image(8)
+
+    def emit(bb: relax.BlockBuilder, given: relax.Expr) -> relax.Expr:
+        return _quantize(bb.emit(R.mean(bb.emit(_dequantize(given, X)), [2, 3], True)), Z)
+
+    sums = (x.astype("int32") - int(X.zero_point)).sum((2, 3), keepdims=True, dtype="int32")
+    factor = np.float32(X.scale / np.float32(72)) / Z.scale
+    expected = requantize(sums, factor, Z.zero_point)
+    mod = _module(x.shape, "uint8", emit)
+    after, _ = _realized(mod)
+    assert "relax.mean" not in _ops(after)
+    np.testing.assert_array_equal(_run(mod, x), expected)
+
+
+@pytest.mark.parametrize("with_padding", [False, True])
+def test_average_pool_is_summed_in_integers(with_padding: bool) -> None:
+    x = _image(8)
+
+    def emit(bb: relax.BlockBuilder, given: relax.Expr) -> relax.Expr:
+        wide = bb.emit(_dequantize(given, X))
+        pool = R.nn.avg_pool2d(wide, (3, 3), (2, 2), (1, 1), count_include_pad=with_padding)
+        return _quantize(bb.emit(pool), Z)
+
+    centred = np.pad(x.astype("int32") - int(X.zero_point), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(centred, (3, 3), (2, 3))[:, :, ::2, ::2]
+    sums = windows.sum((4, 5), dtype="int32")
+    rows, columns = np.array([2, 3, 3, 3]), np.array([2, 3, 3, 3, 2])
+    counts = 9 if with_padding else np.multiply.outer(rows, columns)
+    factor = X.scale / np.asarray(counts, "float32") / Z.scale
+    expected = requantize(sums, factor, Z.zero_point)
+    np.testing.assert_array_equal(_run(_module(x.shape, "uint8", emit), x), expected)
+
+
+@pytest.mark.parametrize("second", [X, Y], ids=["one_encoding", "two_encodings"])
+def test_concatenated_parts_are_requantized_each(second: Encoding) -> None:
+    x = _image(8)
+
+    def emit(bb: relax.BlockBuilder, given: relax.Expr) -> relax.Expr:
+        shifted = bb.emit(R.maximum(given, relax.const(9, "uint8")))
+        parts = [bb.emit(_dequantize(given, X)), bb.emit(_dequantize(shifted, second))]
+        return _quantize(bb.emit(R.concat(parts, 1)), X)
+
+    mod = _module(x.shape, "uint8", emit)
+    after, _ = _realized(mod)
+    joined = [
+        str(binding.value.ty.dtype)
+        for block in after["main"].body.blocks
+        for binding in block.bindings
+        if is_op(binding.value, "relax.concat")
+    ]
+    assert joined == ["uint8"]
+    other = second.dequantize(np.maximum(x, 9))
+    expected = np.concatenate([x, quantize(other, X.scale, X.zero_point)], 1)
+    np.testing.assert_array_equal(_run(mod, x), expected)
+
+
+def test_what_only_moves_floats_moves_what_they_are_quantized_to() -> None:
+    x = RNG.standard_normal((1, 8, 5, 7)).astype("float32")
+
+    def emit(bb: relax.BlockBuilder, given: relax.Expr) -> relax.Expr:
+        turned = bb.emit(R.permute_dims(bb.emit(R.tanh(given)), [0, 2, 3, 1]))
+        return _quantize(bb.emit(R.nn.pad(turned, [0, 0, 1, 1, 0, 0, 0, 0])), X)
+
+    after, _ = _realized(_module(x.shape, "float32", emit))
+    moved = {
+        binding.value.op.name: str(binding.value.ty.dtype)
+        for block in after["main"].body.blocks
+        for binding in block.bindings
+        if is_op(binding.value, "relax.permute_dims", "relax.nn.pad")
+    }
+    assert moved == {"relax.permute_dims": "uint8", "relax.nn.pad": "uint8"}
+
+
 MOVES: Mapping[str, Callable[[relax.Expr], relax.Expr]] = {
     "reshape": lambda x: R.reshape(x, (1, -1)),
     "permute_dims": lambda x: R.permute_dims(x, [0, 2, 3, 1]),
     "max_pool2d": lambda x: R.nn.max_pool2d(x, (2, 2), (2, 2)),
     "strided_slice": lambda x: R.strided_slice(x, [2], [1], [5]),
+    "resize2d": lambda x: R.image.resize2d(
+        x,
+        relax.ShapeExpr([16, 18]),
+        method="nearest_neighbor",
+        coordinate_transformation_mode="asymmetric",
+        rounding_method="floor",
+    ),
 }
 
 

@@ -24,7 +24,7 @@ from tvmopt_schedules.cpu.code.pairs import bfloat16_of, pack_pairs, pair_planes
 from tvmopt_schedules.cpu.code.quads import SIZE, are_narrow, pack_quads, quad_planes
 from tvmopt_schedules.cpu.compute.channel_blocks import blocks_of
 from tvmopt_schedules.cpu.compute.conv2d import conv2d_nchwc, pack_factor
-from tvmopt_schedules.cpu.compute.window import Window, depthwise_nchwc
+from tvmopt_schedules.cpu.compute.window import Window, depthwise_nchwc, sum_pool_nchwc
 
 Array = np.ndarray[Any, Any]
 
@@ -165,6 +165,13 @@ def _call(
 def emit_depthwise(conv: Convolution, graph: Graph, images: Images) -> relax.Expr:
     """A call of the depthwise kernel, with several results for a channel where weights are more."""
     widened = "int32" if conv.stored == "int8" else "float32"
+    if conv.stored == "int8" and (conv.weight == 1).all():
+        return graph.bb.call_te(
+            partial(sum_pool_nchwc, window=conv.window, dtype=widened),
+            images.enter(graph, conv.data).var,
+            primfunc_name_hint="sum_pool2d",
+            primfunc_attrs=ANCHOR,
+        )
     return graph.bb.call_te(
         partial(depthwise_nchwc, window=conv.window),
         images.enter(graph, conv.data).var,

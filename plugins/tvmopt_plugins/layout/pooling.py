@@ -8,14 +8,19 @@ from tvm import relax
 
 from tvmopt.rewriting import Graph, attrs_of, dtype_of, is_op, shape_of
 from tvmopt_plugins.layout.blocked import ANCHOR, Images
-from tvmopt_schedules.cpu.compute.window import Window, avg_pool_nchwc, max_pool_nchwc
+from tvmopt_schedules.cpu.compute.window import (
+    Window,
+    avg_pool_nchwc,
+    max_pool_nchwc,
+    sum_pool_nchwc,
+)
 
 _POOLS = ("relax.nn.max_pool2d", "relax.nn.avg_pool2d")
 _TYPES = {
     "relax.nn.max_pool2d": ("float32", "uint8", "int8"),
     "relax.nn.avg_pool2d": ("float32",),
 }
-_REDUCTIONS = ("relax.mean", "relax.max")
+_REDUCTIONS = ("relax.mean", "relax.max", "relax.sum")
 
 
 def pool(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None:
@@ -76,18 +81,31 @@ def pool_adaptively(value: relax.Expr, graph: Graph, images: Images) -> relax.Ex
 
 
 def reduce_pixels(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None:
-    """`relax.mean` and `relax.max` over rows and columns: a window as large as the image."""
+    """Reductions over rows and columns: a window as large as the image.
+
+    `relax.mean` and `relax.max` of floats, and `relax.sum` of uint8 in int32.
+    """
     if not is_op(value, *_REDUCTIONS):
         return None
     image = images.find(graph, value.args[0])
     attrs = attrs_of(value)
     if image is None or attrs.axis is None or {int(a) % 4 for a in attrs.axis} != {2, 3}:
         return None
-    if dtype_of(value) != "float32":
-        return None
     _, channels, height, width = image.shape
     window = Window((height, width), (height, width))
-    if is_op(value, "relax.mean"):
+    if is_op(value, "relax.sum"):
+        widening = graph.producer(image.var)
+        if not is_op(widening, "relax.astype") or dtype_of(value) != "int32":
+            return None
+        call = graph.bb.call_te(
+            partial(sum_pool_nchwc, window=window, dtype="int32"),
+            widening.args[0],
+            primfunc_name_hint="sum_pool2d",
+            primfunc_attrs=ANCHOR,
+        )
+    elif dtype_of(value) != "float32":
+        return None
+    elif is_op(value, "relax.mean"):
         call = _average(graph, image.var, window, np.full((1, 1), height * width))
     else:
         call = graph.bb.call_te(

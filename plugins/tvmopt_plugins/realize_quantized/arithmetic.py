@@ -11,6 +11,28 @@ from tvmopt_plugins.realize_quantized.quantized import of_call
 Array = np.ndarray[Any, Any]
 
 
+def dequantize_for_each(value: relax.Expr, graph: Graph) -> relax.Expr | None:
+    """Gives each consumer floats of its own, made in its kernel of integers in memory."""
+    if not isinstance(value, relax.Call) or is_op(value, "relax.dequantize"):
+        return None
+    given = list(value.args)
+    args = [_own(arg, graph) for arg in given]
+    if args == given:
+        return None
+    return relax.Call(value.op, args, value.attrs, value.ty_args)
+
+
+def _own(arg: relax.Expr, graph: Graph) -> relax.Expr:
+    if isinstance(arg, relax.Tuple):
+        given = list(arg.fields)
+        fields = [_own(field, graph) for field in given]
+        return arg if fields == given else relax.Tuple(fields)
+    made = graph.producer(arg)
+    if graph.uses(arg) < 2 or not is_op(made, "relax.dequantize"):
+        return arg
+    return relax.Call(made.op, list(made.args), made.attrs)
+
+
 def expand(value: relax.Expr, graph: Graph) -> relax.Expr | None:
     """What the other sweeps left; its kernels are those of the operators around."""
     if is_op(value, "relax.astype"):
@@ -39,8 +61,8 @@ def to_floats(integers: relax.Expr, zero: Array, scale: Array) -> relax.Expr:
 
 
 def _unstored(value: relax.Call, graph: Graph) -> relax.Expr | None:
-    """`float(integer(x))` of what `to_integers` stores, without the way through memory's type."""
-    if dtype_of(value) != "float32":
+    """`float(integer(x))` of what `to_integers` makes, if nothing else needs it to be stored."""
+    if dtype_of(value) != "float32" or graph.uses(value.args[0]) != 1:
         return None
     stored = graph.producer(value.args[0])
     if not is_op(stored, "relax.astype") or dtype_of(stored.args[0]) != "int32":

@@ -98,9 +98,12 @@ def _scaled(
     shape: tuple[int, ...],
 ) -> relax.Expr:
     """`(product - zero_point * sums) * scale`, with what is constant as constants of `shape`."""
-    correction = -data.zero_point * sums
+    correction = np.asarray(-data.zero_point * sums, "int32")
     scale = np.broadcast_to(data.scale * weight.scale, sums.shape)
-    total = relax.op.add(product, constant(np.asarray(correction, "int32").reshape(shape)))
-    return relax.op.multiply(
-        relax.op.astype(total, "float32"), constant(np.ascontiguousarray(scale).reshape(shape))
-    )
+    return scaled_sum(product, correction.reshape(shape), scale.reshape(shape))
+
+
+def scaled_sum(total: relax.Expr, offset: Array, scale: Array) -> relax.Expr:
+    """`float(total + offset) * scale`, which `requantize` knows; both constants of one shape."""
+    whole = relax.op.astype(relax.op.add(total, constant(offset)), "float32")
+    return relax.op.multiply(whole, constant(scale))

@@ -6,17 +6,21 @@ import tvm
 
 from tvmopt import CompileContext
 from tvmopt.rewriting import rebuild
-from tvmopt_plugins.realize_quantized.arithmetic import expand
+from tvmopt_plugins.realize_quantized.arithmetic import dequantize_for_each, expand
+from tvmopt_plugins.realize_quantized.averages import average_integers
 from tvmopt_plugins.realize_quantized.movement import move_integers
 from tvmopt_plugins.realize_quantized.products import multiply_integers
 from tvmopt_plugins.realize_quantized.requantize import requantize
+from tvmopt_plugins.realize_quantized.signed import store_unsigned
 
 if TYPE_CHECKING:
     from tvmopt_plugins.realize_quantized import RealizeQuantized
 
 
 def realize(mod: tvm.IRModule, source: "RealizeQuantized", ctx: CompileContext) -> tvm.IRModule:
-    """Rewrites `main` in three sweeps: what moves, what computes, what is left."""
+    """Rewrites `main` in sweeps: what is stored, what moves, what computes, what is left."""
+    mod = rebuild(mod, store_unsigned, source=source, ctx=ctx)
     mod = rebuild(mod, move_integers, source=source, ctx=ctx)
-    mod = rebuild(mod, multiply_integers, requantize, source=source, ctx=ctx)
+    mod = rebuild(mod, multiply_integers, average_integers, requantize, source=source, ctx=ctx)
+    mod = rebuild(mod, dequantize_for_each, source=source, ctx=ctx)
     return rebuild(mod, expand, source=source, ctx=ctx)

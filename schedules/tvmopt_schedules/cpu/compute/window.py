@@ -96,14 +96,15 @@ def max_pool_nchwc(data: te.Tensor, window: Window) -> te.Tensor:
     return result
 
 
-def sum_pool_nchwc(data: te.Tensor, window: Window) -> te.Tensor:
-    """The sum over each window."""
+def sum_pool_nchwc(data: te.Tensor, window: Window, dtype: str | None = None) -> te.Tensor:
+    """The sum over each window, in `dtype` if it is another one than that of `data`."""
     padded = pad_image(data, window)
     kh, kw = _axes(window)
     result: Any = te.compute(
         _shape(data, window),
         lambda n, c, y, x, b: te.sum(
-            padded(n, c, *_place(window, (y, x), (kh, kw)), b), axis=[kh, kw]
+            padded(n, c, *_place(window, (y, x), (kh, kw)), b).astype(dtype or data.dtype),
+            axis=[kh, kw],
         ),
         name="sum_pool_nchwc",
         attrs={OP_ANNOTATION: WINDOW},
