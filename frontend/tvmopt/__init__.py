@@ -19,6 +19,7 @@ from tvmopt.errors import (
     UsageError,
 )
 from tvmopt.hookspecs import hookimpl
+from tvmopt.metrics import AccuracyGate, MaxDrop, Metric
 from tvmopt.model import CompileRequest, ModelSource, TensorSpec
 from tvmopt.options import option
 from tvmopt.passes import DEFAULT_PASSES, CompileContext, Pass, Stage
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT_PASSES",
+    "AccuracyGate",
     "Backend",
     "Calibration",
     "CalibrationSource",
@@ -45,6 +47,8 @@ __all__ = [
     "GateError",
     "InputError",
     "Layer",
+    "MaxDrop",
+    "Metric",
     "MissingPackageError",
     "ModelError",
     "ModelSource",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from tvmopt.backend import Backend
     from tvmopt.calibration import Calibrator, Dataset
+    from tvmopt.metrics import Metric
     from tvmopt.model import CompileRequest
     from tvmopt.passes import Pass
     from tvmopt.report import Report
@@ -40,7 +41,12 @@ def tvmopt_register_calibrators() -> Iterable[type["Calibrator"]]:  # pyright: i
 
 @hookspec
 def tvmopt_register_datasets() -> Iterable[type["Dataset"]]:  # pyright: ignore[reportReturnType]
-    """Returns data sets; each can then be named by `--calibration`."""
+    """Returns data sets; each can then be named by `--calibration` and `--dataset`."""
+
+
+@hookspec
+def tvmopt_register_metrics() -> Iterable[type["Metric"]]:  # pyright: ignore[reportReturnType]
+    """Returns metrics; each can then be named by `--metric`."""
 
 
 @hookspec

@@ -14,6 +14,7 @@ from tvmopt import hookspecs
 from tvmopt.backend import Backend, Device
 from tvmopt.calibration import Calibrator, Dataset, split_options
 from tvmopt.errors import TvmoptError, UsageError, unknown_name
+from tvmopt.metrics import Metric
 from tvmopt.passes import Pass
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class PluginInfo:
     passes: tuple[str, ...] = ()
     calibrators: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     hooks: tuple[str, ...] = ()
     error: str = ""
@@ -56,6 +58,7 @@ class Plugins:
     passes: dict[str, type[Pass]] = field(default_factory=dict[str, type[Pass]])
     calibrators: dict[str, type[Calibrator]] = field(default_factory=dict[str, type[Calibrator]])
     datasets: dict[str, type[Dataset]] = field(default_factory=dict[str, type[Dataset]])
+    metrics: dict[str, type[Metric]] = field(default_factory=dict[str, type[Metric]])
     origins: dict[type, str] = field(default_factory=dict[type, str])
     """Which plugin a registered class came from."""
 
@@ -231,6 +234,19 @@ class Plugins:
             raise self._unknown("data set", name, self.datasets)
         return self.datasets[name].from_options(options)
 
+    def metric(self, spec: str) -> Callable[[], Metric]:
+        """Makes metrics of one kind, of a text such as `top1:axis=1`.
+
+        Raises:
+            UsageError: an unknown metric or option, with the nearest name as a hint.
+        """
+        name, options = split_options(spec)
+        if name not in self.metrics:
+            raise self._unknown("metric", name, self.metrics)
+        kind = self.metrics[name]
+        kind.from_options(options)  # a wrong option shall show now
+        return lambda: kind.from_options(options)
+
     def line_up(self, request: "CompileRequest") -> list[Pass]:
         """The passes of one compilation, in the order in which they run.
 
@@ -343,6 +359,7 @@ _KINDS = (
     _Kind("passes", "tvmopt_register_passes", Pass, ("name", "stage")),
     _Kind("calibrators", "tvmopt_register_calibrators", Calibrator, ("name",)),
     _Kind("datasets", "tvmopt_register_datasets", Dataset, ("name", "description")),
+    _Kind("metrics", "tvmopt_register_metrics", Metric, ("name",)),
 )
 
 

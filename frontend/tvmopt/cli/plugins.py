@@ -28,6 +28,7 @@ def plugins_command(session: Session, *, as_json: bool) -> None:
                 "passes": _all_options(plugins.passes),
                 "calibrators": _all_options(plugins.calibrators),
                 "datasets": _all_options(plugins.datasets),
+                "metrics": _all_options(plugins.metrics),
             }
         )
         return
@@ -45,6 +46,7 @@ def _show(info: PluginInfo, plugins: Plugins, *, verbose: bool) -> None:
         "passes": info.passes,
         "calibrators": info.calibrators,
         "datasets": info.datasets,
+        "metrics": info.metrics,
         "commands": info.commands,
         "hooks": info.hooks,
     }
@@ -61,6 +63,8 @@ def _show(info: PluginInfo, plugins: Plugins, *, verbose: bool) -> None:
             _show_options(f"{name} (calibrator)", plugins.calibrators[name])
         for name in info.datasets:
             _show_options(f"{name} (data set)", plugins.datasets[name])
+        for name in info.metrics:
+            _show_options(f"{name} (metric)", plugins.metrics[name])
 
 
 def _show_options(title: str, one: type) -> None:
