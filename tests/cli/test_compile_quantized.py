@@ -66,10 +66,22 @@ def test_the_package_tells_how_far_it_is_from_the_original(package: Path):
     assert logits.sqnr_db is not None
     assert 25 < logits.sqnr_db < 60
     assert logits.top_1 == 1.0
-    assert {one.dtype for one in manifest.report.quantization} == {"int8"}
+    layers = manifest.report.quantization
+    assert {one.dtype for one in layers} == {"int8"}
+    # Noises add up: what a layer alone leaves of the outputs is more than all together do.
+    assert all(one.sensitivity is not None for one in layers)
+    assert min(one.sensitivity or 0 for one in layers) > logits.sqnr_db
     remarks = [r.message for r in manifest.report.remarks if r.pass_name == "verify"]
     assert len(remarks) == 1
     assert remarks[0].startswith("int8 against float32: signal to noise")
+
+
+def test_the_package_shows_what_each_layer_costs(package: Path, capsys: Capture):
+    assert main(["inspect", str(package)]) == 0
+    out = capsys.readouterr().out
+    assert "11 of 11 layers in int8, their weights 96.6 kB before" in out
+    assert "residual1.conv2, residual1.bn2" in out
+    assert "effect dB" in out
 
 
 def test_excluded_nodes_stay_float_and_say_so(data: Path, tmp_path: Path, capsys: Capture):

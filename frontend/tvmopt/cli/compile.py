@@ -22,7 +22,7 @@ from tvmopt.cli.options import (
     verbose_option,
 )
 from tvmopt.cli.progress import Steps
-from tvmopt.cli.quantization import check_speed, parse_quantization, quantize_options
+from tvmopt.cli.quantization import ANNOTATE, check_speed, parse_quantization, quantize_options
 from tvmopt.cli.session import Session
 from tvmopt.errors import UsageError
 from tvmopt.model import CompileRequest, ModelSource
@@ -120,6 +120,7 @@ def compile_command(
     plan = _plan(session, model, **options)
     steps = ["import", *pass_names(plugins, plan.request), "build"]
     steps += ["verify"] if plan.verify else []
+    steps += ["sensitivity"] if plan.verify and ANNOTATE in plan.request.options else []
     start = time.perf_counter()
     before = _stamp(plan.output)
     try:
@@ -282,6 +283,7 @@ def _as_json(manifest: "Manifest", output: Path, seconds: float) -> dict[str, An
 
 
 def _show(manifest: "Manifest", output: Path, seconds: float, *, verbose: bool) -> None:
+    from tvmopt.cli.quantization_table import print_quantization, summary
     from tvmopt.cli.reporting import print_passes, print_remarks, speed_text, verification_text
 
     report = manifest.report
@@ -300,7 +302,10 @@ def _show(manifest: "Manifest", output: Path, seconds: float, *, verbose: bool) 
     ]
     if report.speed is not None:
         fields.append(("speed", speed_text(report.speed)))
+    if report.quantization:
+        fields.append(("quantized", summary(report.quantization)))
     print_fields(fields)
+    print_quantization(report.quantization, verbose=verbose)
     if fallbacks:
         rows = [
             (", ".join(layer.nodes) or layer.kernel, layer.op, layer.fallback)

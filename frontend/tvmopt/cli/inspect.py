@@ -175,6 +175,7 @@ def _inspect_package(file: Path, *, as_json: bool, verbose: bool) -> None:
 
 
 def _show_package(file: Path, manifest: "Manifest", *, verbose: bool) -> None:
+    from tvmopt.cli.quantization_table import print_quantization, summary
     from tvmopt.cli.reporting import (
         print_layers,
         print_passes,
@@ -194,6 +195,7 @@ def _show_package(file: Path, manifest: "Manifest", *, verbose: bool) -> None:
             ("seconds", ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items())),
             ("verified", verification_text(manifest.verification)),
             *([("speed", speed_text(report.speed))] if report.speed else []),
+            *([("quantized", summary(report.quantization))] if report.quantization else []),
             *((k, size_text(member.size_bytes)) for k, member in manifest.members.items()),
         ]
     )
@@ -205,6 +207,7 @@ def _show_package(file: Path, manifest: "Manifest", *, verbose: bool) -> None:
     print_table("inputs and outputs", ("", "name", "type"), rows)
     if manifest.verification:
         print_verification(manifest.verification)
+    print_quantization(report.quantization, verbose=verbose)
     print_passes(report)
     print_layers(report)
     print_remarks(report, ("passed", "missed", "analysis") if verbose else ("missed", "analysis"))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from tvmopt.cli.console import counted, print_fields, print_table, size_text
+from tvmopt.cli.console import counted, print_table, size_text
 
 if TYPE_CHECKING:
     from tvmopt.report import QuantizedLayer
@@ -22,9 +22,6 @@ def print_quantization(layers: "Sequence[QuantizedLayer]", *, verbose: bool) -> 
         layers: of the report.
         verbose: shows all layers, and all nodes that stay float.
     """
-    if not layers:
-        return
-    print_fields([("quantized", summary(layers))])
     integers = worst_first(one for one in layers if one.dtype == "int8")
     shown = integers if verbose else integers[:WORST]
     if shown:
@@ -37,7 +34,7 @@ def print_quantization(layers: "Sequence[QuantizedLayer]", *, verbose: bool) -> 
 
 
 def summary(layers: "Sequence[QuantizedLayer]") -> str:
-    """How much is quantized, in one line."""
+    """How much of a model that was quantized is in integers, in one line."""
     integers = [one for one in layers if one.dtype == "int8"]
     text = f"{len(integers)} of {counted(len(layers), 'layer')} in int8"
     sizes = [(one.bytes_float, one.bytes_int8) for one in integers]

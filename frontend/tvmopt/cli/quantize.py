@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tvmopt.cli.compile import DEFAULT_TARGET
-from tvmopt.cli.console import note, print_fields, print_json, print_table, size_text
+from tvmopt.cli.compile import DEFAULT_TARGET, pass_names
+from tvmopt.cli.console import note, print_fields, print_json, size_text
 from tvmopt.cli.options import (
     json_option,
     parse_dims,
@@ -16,10 +16,13 @@ from tvmopt.cli.options import (
     shape_options,
     verbose_option,
 )
+from tvmopt.cli.progress import Steps
 from tvmopt.cli.quantization import calibration_options, parse_quantization
+from tvmopt.cli.quantization_table import print_quantization, summary
 from tvmopt.cli.session import Session
 from tvmopt.errors import UsageError
 from tvmopt.model import CompileRequest, ModelSource
+from tvmopt.passes import Stage
 
 if TYPE_CHECKING:
     from tvmopt.compiler.quantize import QuantizedModel
@@ -90,15 +93,26 @@ def quantize(
     )
     from tvmopt.compiler.output import check_output
     from tvmopt.compiler.quantize import quantize_model
+    from tvmopt.compiler.sensitivity import analyze_sensitivity
 
     check_output(where)
-    made = quantize_model(request, session.plugins)
+    plugins = session.plugins
+    names = ["import", *pass_names(plugins, request, Stage.QUANTIZE), "sensitivity"]
+    with Steps(names) as steps:
+
+        def step(name: str) -> None:
+            session.interrupt.check()
+            steps(name)
+
+        made = quantize_model(request, plugins, step)
+        step("sensitivity")
+        analyze_sensitivity(made.ctx, plugins, made.imported, made.batches)
     session.interrupt.check()
     _write(made, where)
     if as_json:
         print_json({"output": str(where), "report": made.report.to_json()})
         return
-    _show(made, where)
+    _show(made, where, verbose=session.verbose)
 
 
 def _write(made: "QuantizedModel", where: Path) -> None:
@@ -114,18 +128,16 @@ def _write(made: "QuantizedModel", where: Path) -> None:
         partial.replace(where)
 
 
-def _show(made: "QuantizedModel", where: Path) -> None:
+def _show(made: "QuantizedModel", where: Path, *, verbose: bool) -> None:
     encodings = made.encodings()
     counts: list[tuple[str, Any]] = [
         ("written", f"{where} ({size_text(where.stat().st_size)})"),
         ("weights", len(encodings["weights"])),
         ("activations", len(encodings["activations"])),
+        ("quantized", summary(made.report.quantization)),
     ]
     print_fields([(name, str(value)) for name, value in counts])
-    floats = [r for r in made.report.remarks if r.message.startswith("stays float32")]
-    if floats:
-        rows = [(r.op, r.message.removeprefix("stays float32: ")) for r in floats]
-        print_table("what stays float32", ("node", "why"), rows)
+    print_quantization(made.report.quantization, verbose=verbose)
     for remark in made.report.remarks:
         if remark.pass_name in ("calibrate", "annotate-quantization") and remark.kind == "analysis":
             note(remark.message)

@@ -1,6 +1,7 @@
 """One compilation, top to bottom: import, passes, build, verify, package."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from tvmopt.compiler.attempts import Attempt, Attempts
@@ -10,11 +11,14 @@ from tvmopt.compiler.importer import ImportedModel
 from tvmopt.compiler.output import check_output
 from tvmopt.compiler.package import Package
 from tvmopt.compiler.quantized_search import search
+from tvmopt.compiler.sensitivity import SwitchedModel, measure
 from tvmopt.compiler.simulate import simulation
 from tvmopt.compiler.stages import Progress, clock
+from tvmopt.compiler.threads import default_threads
 from tvmopt.compiler.verify import verify_draft
-from tvmopt.compiler.verify_quantized import verify_quantized
+from tvmopt.compiler.verify_quantized import Simulate, verify_quantized
 from tvmopt.model import CompileRequest, TensorSpec
+from tvmopt.passes import CompileContext
 from tvmopt.plugins import Plugins
 
 InputsOf = Callable[[Sequence[TensorSpec]], Mapping[str, Array]]
@@ -45,8 +49,7 @@ def compile_model(
         chosen = search(attempts, attempts.finish(), given)
         if verify:
             progress("verify")
-            with clock(chosen.ctx, "verify"):
-                _verify(chosen, attempts.imported, plugins, given)
+            _verify(chosen, attempts.imported, plugins, given, progress)
         progress("package")
         package = chosen.draft.publish()
     plugins.compile_finished(request, chosen.ctx.report)
@@ -58,14 +61,29 @@ def _verify(
     imported: ImportedModel,
     plugins: Plugins,
     given: Mapping[str, Array] | None,
+    progress: Progress,
 ) -> None:
     """Verifies an int8 model on what the user gave, else on calibration data: ranges fit them."""
     ctx, draft = attempt.ctx, attempt.draft
     if ctx.simulated is None:
-        verify_draft(draft, imported, ctx.report, given)
+        with clock(ctx, "verify"):
+            verify_draft(draft, imported, ctx.report, given)
         return
     batches: Iterable[Mapping[str, Array]] = [given] if given is not None else []
     if given is None and isinstance(ctx.calibration, DataCalibration):
         batches = ctx.calibration.batches
-    simulated = simulation(ctx.simulated, ctx.request, plugins, imported.inputs, imported.outputs)
-    verify_quantized(draft, imported, simulated, ctx.report, batches)
+    with clock(ctx, "verify"):
+        switched = None if ctx.unquantized is None else SwitchedModel.of(ctx, plugins, imported)
+        simulate = switched.simulate if switched else _simulation(ctx, plugins, imported)
+        verify_quantized(draft, imported, simulate, ctx.report, batches)
+    if switched is not None:
+        progress("sensitivity")
+        with clock(ctx, "sensitivity"):
+            found = measure(switched, batches)
+            ctx.report.quantization[:] = found.fill(ctx.report.quantization)
+
+
+def _simulation(ctx: CompileContext, plugins: Plugins, imported: ImportedModel) -> Simulate:
+    assert ctx.simulated is not None
+    executor = simulation(ctx.simulated, ctx.request, plugins, imported.inputs, imported.outputs)
+    return partial(executor.run, threads=default_threads())

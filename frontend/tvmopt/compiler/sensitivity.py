@@ -21,8 +21,9 @@ from tvmopt.plugins import Plugins
 from tvmopt.report import QuantizedLayer
 from tvmopt.rewriting import dtype_of, shape_of
 
-SAMPLES = 4
-"""Batches to measure on. Between 4 and 32 of them, the order of the layers hardly changes."""
+_MOST_SAMPLES = 4
+_RUNS = 200
+"""Runs of the model that a compilation may spend: with many layers there are fewer samples."""
 
 Progress = Callable[[int, int], None]
 """Is told how many runs are done, and of how many."""
@@ -155,13 +156,19 @@ class SwitchedModel:
         arrays = self.executor.run_lent({**inputs, **flags}, default_threads())
         return arrays[: len(self.outputs)], arrays[len(self.outputs) :]
 
+    def simulate(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The model's outputs by name, all layers quantized."""
+        outputs, _ = self.run(inputs, range(len(self.switches)))
+        named = zip(self.outputs, outputs, strict=True)
+        return {spec.name: array.copy() for spec, array in named}
+
 
 def analyze_sensitivity(
     ctx: CompileContext,
     plugins: Plugins,
     imported: ImportedModel,
     batches: Iterable[Mapping[str, Array]],
-    samples: int = SAMPLES,
+    samples: int | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> Sensitivity:
     """Compiles the switched model and measures; the report's account takes the figures in.
@@ -171,7 +178,7 @@ def analyze_sensitivity(
         plugins: for the passes after it.
         imported: the original.
         batches: inputs of the model, such as calibration data.
-        samples: of them, at most so many are used.
+        samples: of them, at most so many are used; by default `samples_of` the model.
         progress: is told the runs that are done.
 
     Raises:
@@ -185,7 +192,7 @@ def analyze_sensitivity(
 def measure(
     model: SwitchedModel,
     batches: Iterable[Mapping[str, Array]],
-    samples: int = SAMPLES,
+    samples: int | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> Sensitivity:
     """Quantizes one layer after the other, alone; memory does not grow with the samples.
@@ -193,10 +200,11 @@ def measure(
     Args:
         model: the layers.
         batches: inputs of the model.
-        samples: of them, at most so many are used.
+        samples: of them, at most so many are used; by default `samples_of` the model.
         progress: is told the runs that are done.
     """
     count = len(model.switches)
+    samples = samples_of(model) if samples is None else samples
     own = [Noise() for _ in range(count)]
     effects = [_Outputs(model.outputs) for _ in range(count)]
     together = _Outputs(model.outputs)
@@ -215,6 +223,11 @@ def measure(
         for one, noise, effect in zip(model.switches, own, effects, strict=True)
     )
     return Sensitivity(layers, together.ratios_db, done // count)
+
+
+def samples_of(model: SwitchedModel) -> int:
+    """Batches to measure on where the user does not say how many."""
+    return min(_MOST_SAMPLES, max(1, _RUNS // len(model.switches)))
 
 
 class _Outputs:

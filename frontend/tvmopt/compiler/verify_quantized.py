@@ -1,6 +1,6 @@
 """A quantized model against its own simulation, and how much of the original is left of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ import numpy as np
 
 from tvmopt.compiler.allowances import QUANTIZED_LIMIT
 from tvmopt.compiler.compare import compare, is_within
-from tvmopt.compiler.executor import Array, Executor
+from tvmopt.compiler.executor import Array
 from tvmopt.compiler.manifest import OutputError, Verification
 from tvmopt.compiler.reference import open_reference
 from tvmopt.compiler.rounding import LEAST_SQNR_DB, POOR_SQNR_DB, noisiest, quality
@@ -20,6 +20,9 @@ from tvmopt.report import Remark, Report
 if TYPE_CHECKING:
     from tvmopt.compiler.draft import PackageDraft
     from tvmopt.compiler.importer import ImportedModel
+
+Simulate = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+"""Computes the outputs of a quantized model by name, in floats."""
 
 _MOST_BATCHES = 16
 _REMEDY = (
@@ -35,7 +38,7 @@ _TIES = 0.01
 def verify_quantized(
     draft: "PackageDraft",
     imported: "ImportedModel",
-    simulated: Executor,
+    simulate: Simulate,
     report: Report,
     batches: Iterable[Mapping[str, Array]],
 ) -> Verification | None:
@@ -49,7 +52,7 @@ def verify_quantized(
     Args:
         draft: what was compiled, as it will be shipped.
         imported: the original.
-        simulated: the simulation.
+        simulate: the simulation.
         report: where remarks go.
         batches: inputs; the first few are used.
 
@@ -68,7 +71,7 @@ def verify_quantized(
     ours, wanted, exact = [], [], []
     for batch in islice(batches, _MOST_BATCHES):
         ours.append(draft.executor.run(batch, threads))
-        wanted.append(simulated.run(batch, threads))
+        wanted.append(simulate(batch))
         exact.append(reference.run(batch, names))
     errors = [
         _judge(name, *(_all(results, name) for results in (ours, wanted, exact))) for name in names
