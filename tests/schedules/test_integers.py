@@ -143,6 +143,19 @@ def test_rounding_to_integers_is_to_even(device: str) -> None:
     assert "vcvtps2dq" in made.assembly
 
 
+@pytest.mark.parametrize("size", [8, 3])
+def test_nan_is_quantized_to_the_lowest_number(device: str, size: int) -> None:
+    x = np.array([np.nan, np.inf, -np.inf, 3.5, -3.5, 300, np.nan, 1][:size], "float32")
+
+    def emit(bb: relax.BlockBuilder, inputs: Any) -> relax.Expr:
+        steps = R.astype(R.round(R.clip(inputs[0], -5.0, 250.0)), "int32")
+        return bb.emit(R.astype(R.add(steps, relax.const(5, "int32")), "uint8"))
+
+    made = compile_relax(device, [(x.shape, "float32")], emit, LOWERED)
+    known = np.array([0, 255, 0, 9, 1, 255, 0, 6][:size], "uint8")
+    _check(made, [x], known)
+
+
 def test_vnni_multiplies_without_leaving_the_registers() -> None:
     """Compiled, not run: any machine can."""
     w = _weight(256, 256, largest=WHOLE)

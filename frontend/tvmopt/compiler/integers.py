@@ -14,6 +14,7 @@ from tvmopt.compiler.placeholders import (
     are_neighbours,
     features_of,
     is_call,
+    is_constant,
     lanes_of,
     like,
     vector,
@@ -66,7 +67,7 @@ class _Lowering:
         return self._quad(*call.args) if is_call(call, QUAD) else call
 
     def _rounded(self, value: Any) -> Any:
-        lanes = lanes_of(value)
+        value, lanes = _nan_is_lowest(value), lanes_of(value)
         if self.features.isdisjoint(_ROUNDS.get(lanes, ())):
             return tirx.nearbyint(value).astype(vector("int32", lanes))
         name = f"tvmopt_round_{lanes}"
@@ -96,6 +97,20 @@ class _Lowering:
 
 def _is_dot(expr: Any) -> bool:
     return is_call(expr, DOT_QUADS) or is_call(expr, DOT_NARROW_QUADS)
+
+
+def _nan_is_lowest(value: Any) -> Any:
+    """`max(low, min(high, x))` as `min(max(x, low), high)`, which is `low` for NaN.
+
+    A quantization of NaN has no result in ONNX, but ONNX Runtime's is this one, and masks of
+    -FLT_MAX, whose own rounding is -inf, make NaN of every position that they let pass.
+    """
+    if not isinstance(value, tirx.Max) or not isinstance(value.b, tirx.Min):
+        return value
+    low, high, x = value.a, value.b.a, value.b.b
+    if not (is_constant(low) and is_constant(high)):
+        return value
+    return tirx.Min(tirx.Max(x, low), high)
 
 
 def _in_int32(a: Any, b: Any) -> Any:

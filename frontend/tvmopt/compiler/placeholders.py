@@ -61,6 +61,12 @@ def is_call(expr: Any, name: str) -> bool:
     return isinstance(expr, ir.Call) and isinstance(expr.op, ir.Op) and expr.op.name == name
 
 
+def is_constant(expr: Any) -> bool:
+    """Whether an expression is a float constant, the same in each lane."""
+    expr = expr.value if isinstance(expr, tirx.Broadcast) else expr
+    return isinstance(expr, tirx.FloatImm)
+
+
 def lanes_of(expr: Any) -> int:
     """Lanes of a vector; 1 for a scalar."""
     return tvm.DataType(str(expr.ty)).lanes

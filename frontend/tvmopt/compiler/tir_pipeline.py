@@ -11,6 +11,7 @@ from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
 from tvmopt.compiler.bfloat16 import legalize_computations, lower_bfloat16, store_bfloat16
 from tvmopt.compiler.integers import lower_integers
+from tvmopt.compiler.placeholders import is_constant
 
 TIR_PIPELINE = "tvmopt"
 
@@ -79,18 +80,13 @@ def _keep_nan(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
 
     def turned(value: Any) -> Any:
         is_float = str(value.ty.dtype).startswith(("float", "bfloat"))
-        if not is_float or not _is_constant(value.b) or _is_constant(value.a):
+        if not is_float or not is_constant(value.b) or is_constant(value.a):
             return value
         return type(value)(value.b, value.a)
 
     return func.with_body(
         tvm_ffi.structural_map(func.body, [(tirx.Max, turned), (tirx.Min, turned)])
     )
-
-
-def _is_constant(value: Any) -> bool:
-    value = value.value if isinstance(value, tirx.Broadcast) else value
-    return isinstance(value, tirx.FloatImm)
 
 
 def _prim_func_pass(rewrite: Any) -> Any:

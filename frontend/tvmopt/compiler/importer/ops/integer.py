@@ -41,7 +41,7 @@ def matmul_integer(node: Node) -> Expr:
     return op.subtract(result, op.multiply(zb, rows))
 
 
-def _centred(b: GenericConst, zb: Expr | None) -> tuple[GenericConst, Expr | None]:
+def _centred(b: GenericConst, zb: Expr | None) -> tuple[Expr, Expr | None]:
     """A weight as int8: without its zero point where the differences fit, else both moved."""
     if zb is not None and not isinstance(zb, GenericConst):
         return b, zb
