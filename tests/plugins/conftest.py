@@ -1,5 +1,6 @@
 """What tests of graph passes share: run a pass, compare the graph and the numbers."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tvm import relax
 from tvmopt import CompileContext, CompileRequest, ModelSource, Pass
 from tvmopt.plugins import Plugins
 
+sys.path.insert(0, str(Path(__file__).parent))
 _TARGET = tvm.target.Target("llvm")
 
 

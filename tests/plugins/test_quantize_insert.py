@@ -1,55 +1,19 @@
 """Encodings come from data and weights, and what they stand for is close to the floats."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import tvm
+from quantization_samples import Samples, calls, run, sqnr
 from tvm import relax
 
-from tvmopt import Calibration, CompileContext, UsageError
-from tvmopt.calibration import Calibrator
-from tvmopt.compiler.calibrate import showing
-from tvmopt.plugins import Plugins
+from tvmopt import CompileContext, UsageError
 from tvmopt.quantization import Encoding
-from tvmopt_plugins.quantize import AnnotateQuantization, InsertQdq
+from tvmopt_plugins.quantize import AnnotateQuantization, CalibrateActivations, InsertQdq
 
 RNG = np.random.default_rng(0)
-LLVM = tvm.target.Target("llvm")
-
-
-def run(mod: tvm.IRModule, x: Any) -> list[Any]:
-    vm = relax.VirtualMachine(tvm.compile(mod, target=LLVM), tvm.cpu())
-    result = vm["main"](tvm.runtime.tensor(x))
-    return [one.numpy() for one in ([result] if isinstance(result, tvm.runtime.Tensor) else result)]
-
-
-@dataclass
-class Samples(Calibration):
-    """A few arrays, run by TVM's own kernels."""
-
-    arrays: list[Any]
-
-    def new_calibrator(self, default: str) -> Calibrator:
-        return Plugins.load().calibrator("minmax")()
-
-    def observe(
-        self, mod: tvm.IRModule, observers: Mapping[Any, Callable[[Any], None]]
-    ) -> Mapping[Any, str]:
-        given_up: dict[Any, str] = {}
-        (x,) = mod["main"].params
-        computed = [var for var in observers if var != x]
-        shown = showing(mod, computed)
-        for array in self.arrays:
-            values = dict(zip(computed, run(shown, array), strict=True))
-            for var, observe in observers.items():
-                try:
-                    observe(values.get(var, array))
-                except ValueError as error:
-                    given_up[var] = str(error)
-        return given_up
 
 
 def const(*shape: int, scale: float = 1.0) -> Any:
@@ -85,17 +49,9 @@ def network(bb: relax.BlockBuilder, x: Any) -> Any:
 def insert(mod: tvm.IRModule, ctx: CompileContext, arrays: list[Any], **options: Any) -> Any:
     marked = AnnotateQuantization(**options).run(mod, ctx)
     ctx.calibration = Samples(arrays)
-    after = InsertQdq().run(marked, ctx)
+    after = InsertQdq().run(CalibrateActivations().run(marked, ctx), ctx)
     assert relax.analysis.check_well_formed(after)
     return after
-
-
-def op_of(value: Any) -> str:
-    return getattr(getattr(value, "op", None), "name", "")
-
-
-def calls(mod: tvm.IRModule, op: str) -> list[Any]:
-    return [b for block in mod["main"].body.blocks for b in block.bindings if op_of(b.value) == op]
 
 
 def constants(mod: tvm.IRModule, dtype: str) -> list[Any]:
@@ -107,10 +63,6 @@ def constants(mod: tvm.IRModule, dtype: str) -> list[Any]:
 
 def data(count: int = 4, scale: float = 1.0) -> list[Any]:
     return [(RNG.standard_normal((1, 4, 8, 8)) * scale).astype(np.float32) for _ in range(count)]
-
-
-def sqnr(ours: Any, exact: Any) -> float:
-    return float(10 * np.log10((exact**2).sum() / ((ours - exact) ** 2).sum()))
 
 
 @pytest.mark.parametrize("between", ["int8", "float32"])
@@ -218,7 +170,7 @@ def test_without_data_the_user_is_told_how_to_give_them(check: Any):
     marked = AnnotateQuantization().run(module(network), check.ctx)
     check.ctx.calibration = None
     with pytest.raises(UsageError, match="learns ranges of activations from data") as caught:
-        InsertQdq().run(marked, check.ctx)
+        CalibrateActivations().run(marked, check.ctx)
     assert "--calibration" in (caught.value.hint or "")
 
 
@@ -227,3 +179,18 @@ def test_a_module_without_marks_is_left_alone(check: Any):
     assert InsertQdq().run(mod, check.ctx).same_as(mod)
     assert check.ctx.report.precision == "float32"
     assert check.ctx.simulated is None
+
+
+def test_without_ranges_the_user_is_told_which_pass_gives_them(check: Any):
+    marked = AnnotateQuantization().run(module(network), check.ctx)
+    with pytest.raises(UsageError, match="activation 'x' is to be quantized and has no range"):
+        InsertQdq().run(marked, check.ctx)
+
+
+def test_weights_have_one_scale_where_the_user_wants_it(check: Any):
+    mod, arrays = module(network), data()
+    after = insert(mod, check.ctx, arrays, per_channel=False)
+    scales = [b.value.args[1].value.numpy() for b in calls(after, "relax.dequantize")]
+    assert {scale.shape for scale in scales} == {()}
+    assert check.ctx.report.quantization[0].scheme == "uint8 x int8, per tensor"
+    assert sqnr(run(after, arrays[0])[0], run(mod, arrays[0])[0]) > 24  # 3 dB less than per channel

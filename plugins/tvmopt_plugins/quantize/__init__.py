@@ -1,6 +1,6 @@
 """Quantization to 8 bits as separate passes: what is quantized, and with which encodings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from tvmopt import CompileContext, Pass, Stage, UsageError, hookimpl, option
@@ -28,6 +28,8 @@ class AnnotateQuantization(Pass):
         keep_first: whether the first product stays float32.
         keep_last: whether the last product stays float32.
         min_weights: products with a smaller weight stay float32.
+        per_channel: whether each output channel of a weight has a scale of its own, where the
+            target's arithmetic takes such.
         between: `int8` or `float32` for what lies between products; `auto` is float32 in models
             with layer normalizations, whose residuals have outliers, else int8.
     """
@@ -38,6 +40,7 @@ class AnnotateQuantization(Pass):
     keep_first: bool = False
     keep_last: bool = False
     min_weights: int = option(0, minimum=0)
+    per_channel: bool = True
     between: str = "auto"
 
     def __post_init__(self) -> None:
@@ -49,25 +52,81 @@ class AnnotateQuantization(Pass):
     def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
         from tvmopt_plugins.quantize.annotate import annotate
 
-        return annotate(mod, scheme_of(ctx), self, ctx)
+        scheme = scheme_of(ctx)
+        if not self.per_channel:
+            scheme = replace(scheme, per_channel=False)
+        return annotate(mod, scheme, self, ctx)
 
 
 @dataclass(frozen=True)
-class InsertQdq(Pass):
-    """Gives the marked tensors their encodings: activations by calibration, weights by their range.
+class SeparateOutliers(Pass):
+    """Multiplies channels of matrix products that are far larger than the others in float32.
+
+    A tensor has one 8-bit step, and where a few channels are ten times larger than the rest, as in
+    trained transformers, it is ten times too wide for most values. The products of those channels
+    are few, and are computed apart. Models without layer normalization are left alone.
+    Source: arXiv:2208.07339, section 3.2.
 
     Attributes:
-        calibrator: for activations, where the user names none.
+        ratio: a channel is an outlier above so many times the median of the channels' maxima.
+        most: so many channels of a tensor at most.
     """
 
-    name: ClassVar[str] = "insert-qdq"
+    name: ClassVar[str] = "separate-outliers"
+    stage: ClassVar[Stage] = Stage.QUANTIZE
+    ratio: float = 2.5
+    most: int = option(32, minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.ratio > 1:
+            message = f"option 'ratio' of pass '{self.name}' is more than 1"
+            raise UsageError(f"{message}, got {self.ratio:g}")
+
+    def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
+        from tvmopt_plugins.quantize.outliers import separate_outliers
+
+        return separate_outliers(mod, self, ctx)
+
+
+@dataclass(frozen=True)
+class CalibrateActivations(Pass):
+    """Runs the model on the calibration data, and gives marked activations their encodings.
+
+    Attributes:
+        calibrator: where the user names none.
+    """
+
+    name: ClassVar[str] = "calibrate-activations"
     stage: ClassVar[Stage] = Stage.QUANTIZE
     calibrator: str = "mse"
 
     def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
+        from tvmopt_plugins.quantize.calibrate import calibrate
+
+        return calibrate(mod, scheme_of(ctx), self, ctx)
+
+
+@dataclass(frozen=True)
+class InsertQdq(Pass):
+    """Turns marked weights into integers, and biases into steps of what they are added to."""
+
+    name: ClassVar[str] = "insert-qdq"
+    stage: ClassVar[Stage] = Stage.QUANTIZE
+
+    def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
         from tvmopt_plugins.quantize.insert import insert_qdq
 
-        return insert_qdq(mod, scheme_of(ctx), self, ctx)
+        return insert_qdq(mod, scheme_of(ctx), ctx)
+
+
+STEPS: tuple[type[Pass], ...] = (
+    AnnotateQuantization,
+    SeparateOutliers,
+    CalibrateActivations,
+    InsertQdq,
+)
+"""What quantizes, in this order: the first one, if it runs, brings the others."""
 
 
 def scheme_of(ctx: CompileContext) -> "QuantizationScheme":
@@ -86,13 +145,16 @@ def scheme_of(ctx: CompileContext) -> "QuantizationScheme":
 
 @hookimpl
 def tvmopt_register_passes() -> list[type[Pass]]:
-    return [AnnotateQuantization, InsertQdq]
+    return list(STEPS)
 
 
 @hookimpl
 def tvmopt_modify_passes(passes: list[Pass], request: "CompileRequest") -> None:
-    """Adds `insert-qdq` behind `annotate-quantization`."""
-    names = [one.name for one in passes]
-    wanted = AnnotateQuantization.name in names and InsertQdq.name not in names
-    if wanted and InsertQdq.name not in request.disabled:
-        passes.insert(names.index(AnnotateQuantization.name) + 1, InsertQdq())
+    """Lines the other steps up behind `annotate-quantization`, as the user set their options."""
+    given = {type(one): one for one in passes if type(one) in STEPS}
+    if AnnotateQuantization not in given:
+        return
+    at = next(i for i, one in enumerate(passes) if isinstance(one, AnnotateQuantization))
+    wanted = [kind for kind in STEPS if kind.name not in request.disabled]
+    passes[:] = [one for one in passes if type(one) not in STEPS]
+    passes[at:at] = [given.get(kind) or kind() for kind in wanted]
