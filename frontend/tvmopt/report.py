@@ -43,13 +43,14 @@ class Layer:
         op: what it is, in the field's words: `conv2d+add+relu`.
         schedule: name of the rule (or `record`) that scheduled it.
         fallback: why no specific rule took it; empty when one did.
-        flops: floating-point operations of one call; 0 for pure data movement.
+        flops: arithmetic operations of one call, of integers, too; 0 for pure data movement.
         bytes_moved: size in bytes of what it reads of its inputs, and of its outputs.
         outputs: shapes of its outputs, as text such as `float32[1, 64, 56, 56]`.
         weight_bytes: the part of it that is constants.
         predicted_cycles: what the schedule's cost model expects of one core; 0 where it has none.
         pieces: equal parts that cores share; 1 where one core does all.
-        products: the type of the operands that it multiplies, which decides how fast it can be.
+        products: the type of the operands that it multiplies, which decides how fast it can be:
+            `float32`, `bfloat16` or `int8`.
     """
 
     kernel: str
@@ -117,19 +118,6 @@ class Speed:
     is_slower: bool
 
 
-@dataclass(frozen=True)
-class Steps:
-    """What the integers of an activation stand for: `(q - zero_point) * scale`.
-
-    `dtype` is the integers' type in the quantized model; kernels may store int8 as uint8, and then
-    128 is added to the zero point.
-    """
-
-    scale: float
-    zero_point: int
-    dtype: str
-
-
 @dataclass
 class Report:
     """The account of one compilation, filled while it runs."""
@@ -149,9 +137,6 @@ class Report:
 
     speed: Speed | None = None
     """What quantization brought; None where it was not measured."""
-
-    steps: dict[str, Steps] = field(default_factory=dict[str, Steps])
-    """What activations in integers stand for, by the name of the ONNX node that makes them."""
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-serializable data."""
