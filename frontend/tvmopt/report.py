@@ -118,6 +118,19 @@ class Speed:
     is_slower: bool
 
 
+@dataclass(frozen=True)
+class Steps:
+    """What the integers of an activation stand for: `(q - zero_point) * scale`.
+
+    `dtype` is the integers' type in the quantized model; kernels may store int8 as uint8, and then
+    128 is added to the zero point.
+    """
+
+    scale: float
+    zero_point: int
+    dtype: str
+
+
 @dataclass
 class Report:
     """The account of one compilation, filled while it runs."""
@@ -137,6 +150,9 @@ class Report:
 
     speed: Speed | None = None
     """What quantization brought; None where it was not measured."""
+
+    steps: dict[str, Steps] = field(default_factory=dict[str, Steps])
+    """What activations in integers stand for, by the name of the ONNX node that makes them."""
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-serializable data."""

@@ -6,6 +6,7 @@ import click
 
 from tvmopt.cli.analyze import analyze
 from tvmopt.cli.benchmark import benchmark
+from tvmopt.cli.compare import compare
 from tvmopt.cli.compile import compile_command
 from tvmopt.cli.doctor import doctor
 from tvmopt.cli.inspect import inspect_command
@@ -27,6 +28,7 @@ COMMANDS: tuple[click.Command, ...] = (
     profile,
     inspect_command,
     analyze,
+    compare,
     targets,
     plugins_command,
     doctor,

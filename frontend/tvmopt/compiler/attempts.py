@@ -11,6 +11,7 @@ from typing import Self
 from tvmopt.compiler.build import build
 from tvmopt.compiler.calibrate import DataCalibration
 from tvmopt.compiler.draft import PackageDraft
+from tvmopt.compiler.encodings import steps_of
 from tvmopt.compiler.stages import Progress, clock, import_source, line_up, run_passes
 from tvmopt.model import CompileRequest
 from tvmopt.passes import CompileContext, Pass, Stage
@@ -96,6 +97,7 @@ class Attempts:
         # Only the first one's passes are steps: others repeat them.
         progress = self.progress if self._made == 1 else lambda _step: None
         module = run_passes(passes, self._module, ctx, self.plugins, progress, already=self._before)
+        ctx.report.steps = steps_of(ctx.simulated or self._module)
         self.progress("build" if self._made == 1 else f"build again ({self._made})")
         with clock(ctx, "build"):
             built = build(module, ctx.target)

@@ -61,7 +61,7 @@ def first_departure(
             theirs = reference.run(inputs, list(dict.fromkeys(batch.values())))
         except Exception:  # noqa: BLE001 - a runtime that cannot show this tensor fails in any way
             continue
-        ours = _layer_results(executor, layers, set(batch), inputs, threads)
+        ours = layer_results(executor, layers, set(batch), inputs, threads)
         for index, tensor in batch.items():
             original = theirs[tensor]
             mine = unblocked(ours[index], original.shape)
@@ -94,13 +94,14 @@ def _batches(layers: Sequence[Layer], node_outputs: Mapping[str, str]) -> Iterat
         yield batch
 
 
-def _layer_results(
+def layer_results(
     executor: Executor,
     layers: Sequence[Layer],
     wanted: set[int],
     inputs: Mapping[str, Array],
     threads: int,
 ) -> dict[int, Array]:
+    """Copies of the first result of each wanted layer, by its index, of one run."""
     kernels = {layer.kernel for layer in layers}
     results: dict[int, Array] = {}
     index = 0

@@ -9,6 +9,7 @@ from tvm import relax
 
 from tvmopt.compiler.manifest import own_version
 from tvmopt.model import CompileRequest
+from tvmopt.report import Steps
 from tvmopt.rewriting import attrs_of, constant_value, dtype_of, is_op
 
 FORMAT_VERSION = 1
@@ -49,6 +50,20 @@ def encodings_of(
         "activations": activations,
         "weights": weights,
     }
+
+
+def steps_of(module: tvm.IRModule) -> dict[str, Steps]:
+    """What the integers of activations stand for, by node; of those with one scale for all."""
+    found: dict[str, Steps] = {}
+    for block in module["main"].body.blocks:
+        for binding in block.bindings:
+            if not is_op(binding.value, "relax.quantize"):
+                continue
+            scale, zero_point = (constant_value(arg) for arg in binding.value.args[1:3])
+            if scale is not None and zero_point is not None and scale.size == zero_point.size == 1:
+                node = binding.var.name.rpartition("|")[2]
+                found[node] = Steps(scale.item(), zero_point.item(), dtype_of(binding.var))
+    return found
 
 
 def _is_weight(operand: relax.Expr) -> bool:

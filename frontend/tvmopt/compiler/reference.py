@@ -1,6 +1,6 @@
 """The original ONNX model, run by ONNX Runtime where that takes it, else by `onnx.reference`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import onnx
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from tvmopt.compiler.importer import ImportedModel
 
 
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]
+"""Computes tensors by name of inputs."""
+
+
 class Reference(Protocol):
     """Something that runs the original model; `name` says what, with its version."""
 
@@ -20,6 +24,10 @@ class Reference(Protocol):
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Computes the named tensors: outputs of the model, or any other of its graph."""
+        ...
+
+    def showing(self, outputs: Sequence[str]) -> Run:
+        """What computes the named tensors, made once for many inputs."""
         ...
 
     def run_other(
@@ -63,17 +71,18 @@ class _OnnxRuntime:
         self._own_outputs = {output.name for output in self._session.get_outputs()}
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        return self.showing(outputs)(inputs)
+
+    def showing(self, outputs: Sequence[str]) -> Run:
         session = self._session
         if not self._own_outputs.issuperset(outputs):
             session = _session(self._imported.original(outputs).SerializeToString())
-        values = session.run(list(outputs), dict(inputs))
-        return dict(zip(outputs, values, strict=True))
+        return _runner(session, outputs)
 
     def run_other(
         self, model: onnx.ModelProto, inputs: Mapping[str, Array], outputs: Sequence[str]
     ) -> dict[str, Array]:
-        values = _session(model.SerializeToString()).run(list(outputs), dict(inputs))
-        return dict(zip(outputs, values, strict=True))
+        return _runner(_session(model.SerializeToString()), outputs)(inputs)
 
 
 class _OnnxReference:
@@ -86,17 +95,25 @@ class _OnnxReference:
         self._evaluator = _evaluator(imported.original())
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        return self.showing(outputs)(inputs)
+
+    def showing(self, outputs: Sequence[str]) -> Run:
         evaluator = self._evaluator
         if not self._own_outputs.issuperset(outputs):
             evaluator = _evaluator(self._imported.original(outputs))
-        values = evaluator.run(list(outputs), dict(inputs))
-        return dict(zip(outputs, values, strict=True))
+        return _runner(evaluator, outputs)
 
     def run_other(
         self, model: onnx.ModelProto, inputs: Mapping[str, Array], outputs: Sequence[str]
     ) -> dict[str, Array]:
-        values = _evaluator(model).run(list(outputs), dict(inputs))
-        return dict(zip(outputs, values, strict=True))
+        return _runner(_evaluator(model), outputs)(inputs)
+
+
+def _runner(session: Any, outputs: Sequence[str]) -> Run:
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return dict(zip(outputs, session.run(list(outputs), dict(inputs)), strict=True))
+
+    return run
 
 
 def _session(model: str | bytes) -> Any:
