@@ -224,7 +224,7 @@ def _emit_quads(conv: Convolution, graph: Graph, images: Images) -> relax.Expr:
         conv = _ungrouped(conv, graph)
         group_in = conv.weight.shape[1]
     image, window = images.find(graph, conv.data), conv.window
-    if image is None and group_in < images.block:
+    if image is None and conv.groups == 1 and group_in < images.block:
         # Too few channels for a block: the kernel reads quads of planes just as well.
         padded, window = _pad_plain(conv, graph)
         planes = graph.bb.call_te(quad_planes, padded, primfunc_name_hint="quad_planes")

@@ -1,12 +1,13 @@
 """Transposed convolutions on blocked channels: ordinary ones, whose results are interleaved."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from tvm import relax, te, tirx
 
-from tvmopt.rewriting import Graph, attrs_of, dtype_of, is_op, shape_of
+from tvmopt.rewriting import Graph, attrs_of, dtype_of, is_op, scalar_value, shape_of
 from tvmopt_plugins.layout.blocked import Images
 from tvmopt_plugins.layout.convolution import (
     Array,
@@ -33,13 +34,14 @@ def convolve_transposed(value: relax.Expr, graph: Graph, images: Images) -> rela
     data, weight = value.args
     shape, result = shape_of(data), shape_of(value)
     array, stored = weight_of(weight, graph)
+    integers = _about_zero(data, graph, images) if dtype_of(value) == "int32" else None
     why = None
     if shape is None or result is None:
         why = "its shape is not static"
     elif array is None:
         why = "its weight is computed at run time"
-    elif {dtype_of(data), str(array.dtype), dtype_of(value)} != {"float32"}:
-        why = "it is no product of float32"
+    elif integers is None and {dtype_of(data), str(array.dtype), dtype_of(value)} != {"float32"}:
+        why = "it is no product of float32, nor of uint8 about a zero point"
     elif (str(attrs.data_layout), str(attrs.kernel_layout)) != ("NCHW", "IOHW"):
         why = f"its layout is {attrs.data_layout}, {attrs.kernel_layout}"
     elif any(int(d) != 1 for d in attrs.dilation):
@@ -64,8 +66,11 @@ def convolve_transposed(value: relax.Expr, graph: Graph, images: Images) -> rela
             max(0, reach[1] - shape[3]),
         ),
     )
+    if integers is not None:
+        data, zero = integers
+        window, stored = replace(window, fill=zero), "int8"
     if groups == len(array) == result[1] and groups > 1:
-        stacked = Convolution(data, _stack(phases, 1, images.block), window, groups)
+        stacked = Convolution(data, _stack(phases, 1, images.block), window, groups, stored)
         woven, groups = emit_depthwise(stacked, graph, images), 1
     else:
         merged = [
@@ -76,6 +81,9 @@ def convolve_transposed(value: relax.Expr, graph: Graph, images: Images) -> rela
         weights = _stack(np.stack([one.weight for one in merged]), groups, images.block)
         stacked = Convolution(data, weights, window, groups, stored)
         woven = emit_convolution(stacked, graph, images)
+    if integers is not None and window.fill:
+        sums = -window.fill * stacked.weight.sum((1, 2, 3), dtype="int32")
+        woven = relax.op.add(woven, images.constant(sums.reshape(1, -1, 1, 1)))
     call = graph.bb.call_te(
         partial(
             _interleave, strides=strides, begin=begin, size=(result[2], result[3]), groups=groups
@@ -84,6 +92,19 @@ def convolve_transposed(value: relax.Expr, graph: Graph, images: Images) -> rela
         primfunc_name_hint="interleave",
     )
     return images.leave(graph, call, result[1])
+
+
+def _about_zero(data: relax.Expr, graph: Graph, images: Images) -> tuple[relax.Expr, int] | None:
+    """The uint8 image that an int32 one is, and the number that was taken from it."""
+    image = images.find(graph, data)
+    value, zero = graph.producer(data if image is None else image.var), 0
+    if is_op(value, "relax.subtract"):
+        zero = scalar_value(value.args[1])
+        value = graph.producer(value.args[0])
+    if zero is None or not is_op(value, "relax.astype") or dtype_of(value.args[0]) != "uint8":
+        return None
+    source = value.args[0]
+    return (source if image is None else images.leave(graph, source, image.channels)), int(zero)
 
 
 def _phases(weight: Array, strides: tuple[int, int], groups: int) -> Array:

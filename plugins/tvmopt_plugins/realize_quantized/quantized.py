@@ -72,15 +72,28 @@ def of_call(call: relax.Call) -> Quantized | None:
 
 @dataclass(frozen=True)
 class QuantizedConstant:
-    """A weight: int8 elements, one scale for each index of `axis` or one for all; zero is 0."""
+    """A weight `(array - zero) * scale`.
+
+    Attributes:
+        array: int8.
+        scale: float32, one for each index of `axis` or one for all.
+        zero: int32, of the shape of `scale`; all 0 where that can be had.
+        axis: of `array`; None for scalars.
+    """
 
     array: Array
     scale: Array
+    zero: Array
     axis: int | None
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether 0 stands for zero."""
+        return not self.zero.any()
 
 
 def quantized_constant(expr: relax.Expr, graph: Graph) -> QuantizedConstant | str:
-    """The weight that an expression is, seen through transposes; or why it is none."""
+    """The weight that an expression is, seen through transposes and new axes; or why it is none."""
     producer = graph.producer(expr)
     if is_op(producer, "relax.permute_dims"):
         inner = quantized_constant(producer.args[0], graph)
@@ -91,16 +104,39 @@ def quantized_constant(expr: relax.Expr, graph: Graph) -> QuantizedConstant | st
         axes = [int(a) for a in given] if given else list(reversed(range(rank)))
         axis = None if inner.axis is None else axes.index(inner.axis)
         return replace(inner, array=inner.array.transpose(axes), axis=axis)
+    if is_op(producer, "relax.reshape"):
+        inner, shape = quantized_constant(producer.args[0], graph), shape_of(expr)
+        if isinstance(inner, str):
+            return inner
+        first = 1 if inner.axis == 0 else 0
+        if (
+            shape is None
+            or inner.axis not in (None, 0)
+            or shape[:first] != inner.array.shape[:first]
+        ):
+            return "its weight is reshaped across its channels"
+        return replace(inner, array=inner.array.reshape(shape))
     found = dequantized(expr, graph)
     array = None if found is None else constant_value(found.values)
-    if found is None or array is None:
-        return "its weight is not a quantized constant"
-    if array.dtype == np.uint8:
-        array, zeros = (array.astype("int16") - 128).astype("int8"), found.zero_point - 128
-    else:
-        zeros = found.zero_point
-    if array.dtype != np.int8:
+    if found is None:
+        return "only one of its operands is quantized"
+    if array is None:
+        return "both of its operands are computed at run time, for which there is no integer kernel"
+    if array.dtype not in (np.int8, np.uint8):
         return f"its weight is stored in {array.dtype}"
-    if np.any(zeros):
-        return "its weight's zero point is not in the middle"
-    return QuantizedConstant(array, found.scale, found.axis)
+    return _in_int8(array.astype("int16"), found)
+
+
+def _in_int8(array: Array, encoding: Quantized) -> QuantizedConstant:
+    """The weight about zero, where its integers fit in int8 so; else what is next to it."""
+    shape = [1] * array.ndim
+    if encoding.axis is not None:
+        shape[encoding.axis] = -1
+    centred = array - encoding.zero_point.reshape(shape)
+    limits, zero = np.iinfo("int8"), np.zeros_like(encoding.zero_point)
+    if centred.min(initial=0) < limits.min or centred.max(initial=0) > limits.max:
+        above = 128 if array.max(initial=0) > limits.max else 0
+        centred, zero = array - above, encoding.zero_point - above
+    return QuantizedConstant(
+        np.ascontiguousarray(centred.astype("int8")), encoding.scale, zero, encoding.axis
+    )
