@@ -143,14 +143,19 @@ class Calibration(ABC):
 
     @abstractmethod
     def observe(
-        self, mod: "tvm.IRModule", observers: "Mapping[relax.Var, Observe]"
+        self, mod: "tvm.IRModule", observers: "Mapping[relax.Var, Observe]", batches: int = 0
     ) -> "Mapping[relax.Var, str]":
-        """Runs a float module on all samples and shows variables of its `main` to observers.
+        """Runs a float module on the samples and shows variables of its `main` to observers.
 
         The module is compiled with the target's own kernels. Memory does not grow with the number
         of samples. An array is only lent: it is overwritten with the next sample.
 
         Returns why a variable was given up: its observer raised ValueError.
+
+        Args:
+            mod: what runs.
+            observers: by variable.
+            batches: at most so many; 0 for all.
 
         Raises:
             InputError: the data are empty, of the wrong form, or not finite.

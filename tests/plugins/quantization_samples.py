@@ -32,13 +32,16 @@ class Samples(Calibration):
         return Plugins.load().calibrator("minmax")()
 
     def observe(
-        self, mod: tvm.IRModule, observers: Mapping[Any, Callable[[Any], None]]
+        self,
+        mod: tvm.IRModule,
+        observers: Mapping[Any, Callable[[Any], None]],
+        batches: int = 0,
     ) -> Mapping[Any, str]:
         given_up: dict[Any, str] = {}
         (x,) = mod["main"].params
         computed = [var for var in observers if var != x]
         shown = showing(mod, computed)
-        for array in self.arrays:
+        for array in self.arrays[: batches or None]:
             values = dict(zip(computed, run(shown, array), strict=True))
             for var, observe in observers.items():
                 try:

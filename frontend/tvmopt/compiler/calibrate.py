@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ class DataCalibration(Calibration):
         return seen.of(mod, variables)
 
     def observe(
-        self, mod: tvm.IRModule, observers: "Mapping[relax.Var, Observe]"
+        self, mod: tvm.IRModule, observers: "Mapping[relax.Var, Observe]", batches: int = 0
     ) -> Mapping[relax.Var, str]:
         params: list[relax.Var] = list(mod["main"].params)
         computed = [var for var in observers if var not in params]
@@ -96,7 +97,7 @@ class DataCalibration(Calibration):
                 given_up[var] = f"{error} in batch {sample} of the calibration data"
 
         with ThreadPoolExecutor(threads) as pool:
-            for sample, batch in enumerate(self.batches):
+            for sample, batch in enumerate(islice(self.batches, batches or None)):
                 given = zip(params, (batch[spec.name] for spec in self.inputs), strict=True)
                 arrays = runner.run_lent(batch, threads) if runner else []
                 seen = [pair for pair in given if pair[0] in observers]

@@ -59,6 +59,23 @@ class AnnotateQuantization(Pass):
 
 
 @dataclass(frozen=True)
+class EqualizeChannels(Pass):
+    """Evens out the ranges of channels between convolutions, where a weight has one step for all.
+
+    Chains of convolutions, depthwise ones too, with ReLU or ReLU6 between them.
+    Source: cross-layer equalization, arXiv:1906.04721, section 4.1.
+    """
+
+    name: ClassVar[str] = "equalize-channels"
+    stage: ClassVar[Stage] = Stage.QUANTIZE
+
+    def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
+        from tvmopt_plugins.quantize.equalize import equalize
+
+        return equalize(mod, self, ctx)
+
+
+@dataclass(frozen=True)
 class SeparateOutliers(Pass):
     """Multiplies channels of matrix products that are far larger than the others in float32.
 
@@ -120,11 +137,33 @@ class InsertQdq(Pass):
         return insert_qdq(mod, scheme_of(ctx), ctx)
 
 
+@dataclass(frozen=True)
+class CorrectBias(Pass):
+    """Moves biases against the mean error that quantization makes in each output channel.
+
+    Source: arXiv:1906.04721, section 4.2, with means of the calibration data.
+
+    Attributes:
+        batches: of calibration data that the error is measured on, at most; 0 for all.
+    """
+
+    name: ClassVar[str] = "correct-bias"
+    stage: ClassVar[Stage] = Stage.QUANTIZE
+    batches: int = option(64, minimum=0)
+
+    def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
+        from tvmopt_plugins.quantize.bias import correct_bias
+
+        return correct_bias(mod, self, ctx)
+
+
 STEPS: tuple[type[Pass], ...] = (
     AnnotateQuantization,
+    EqualizeChannels,
     SeparateOutliers,
     CalibrateActivations,
     InsertQdq,
+    CorrectBias,
 )
 """What quantizes, in this order: the first one, if it runs, brings the others."""
 

@@ -1,7 +1,7 @@
 """Rebuilding `main` with the variables that it has: calibration looks tensors up by them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import tvm
 from tvm import relax
@@ -11,7 +11,12 @@ class Rewriter:
     """Visits the bindings in order; subclasses bind what they want to.
 
     Other than `tvmopt.rewriting.rebuild` it keeps the very variables of what it does not touch.
+
+    Attributes:
+        keeps_unread: whether what nobody reads stays.
     """
+
+    keeps_unread: ClassVar[bool] = False
 
     def __init__(self, mod: tvm.IRModule) -> None:
         self.mod = mod
@@ -42,7 +47,7 @@ class Rewriter:
         return var
 
     def run(self) -> tvm.IRModule:
-        """The rewritten module; what nobody reads any more is left out."""
+        """The rewritten module, by default without what nobody reads any more."""
         func: Any = self.mod["main"]
         blocks: list[relax.BindingBlock] = []
         for index, block in enumerate(func.body.blocks):
@@ -58,6 +63,8 @@ class Rewriter:
         made = relax.Function(func.params, body, func.ret_ty, func.is_pure, func.attrs)
         after = tvm.IRModule(dict(self.mod.functions), attrs=self.mod.attrs)
         after.update_func(self.mod.get_global_var("main"), made)
+        if self.keeps_unread:
+            return after
         return relax.transform.DeadCodeElimination(["main"])(after)
 
 
