@@ -85,6 +85,9 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
     calibration: CalibrationSource | str | PathLike[str] | None = None,
     measure: bool = True,
     if_slower: Literal["keep", "float"] = "keep",
+    max_drop: str | float | None = None,
+    metric: str | None = None,
+    dataset: str | PathLike[str] | None = None,
 ) -> "Package":
     """Compiles an ONNX model for a target and verifies the result against the original.
 
@@ -107,11 +110,16 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
             timings then decide what is quantized.
         if_slower: where the quantized model as a whole is slower, the package to make: `keep` for
             it nevertheless, with a warning, or `float` for the one in float32.
+        max_drop: the most that a quantized model may be worse than in float32: `1%` of its metric,
+            or points, as in `0.3`. Layers stay float32 until that holds.
+        metric: what is measured, such as `top1`.
+        dataset: what it is measured on: as `calibration`, with an array of labels.
 
     Raises:
         ModelError: the file cannot be read or not be compiled correctly.
         UsageError: an unknown target, pass or option.
-        GateError: the compiled model departs from the original.
+        GateError: the compiled model departs from the original; or it is worse than `max_drop`
+            allows, and then it was written to `output` nevertheless.
     """
     from pathlib import Path
 
@@ -136,6 +144,11 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
         calibration,
         measure,
         if_slower,
+        AccuracyGate.of(
+            None if max_drop is None else str(max_drop),
+            metric,
+            None if dataset is None else str(dataset),
+        ),
     )
     return compile_model(
         request,

@@ -84,6 +84,7 @@ class Dataset(ABC):
         """Yields samples for a model with these inputs, always in the same order.
 
         Each has an array for each input, of its dtype; their first axis may hold several samples.
+        Arrays by other names are labels, for metrics.
 
         Raises:
             InputError: the data set is not for such inputs.

@@ -25,6 +25,10 @@ class Metric(ABC):
 
     One instance sees the batches of one model, one after the other. Its memory does not grow with
     their number, or up to a bound that it states.
+
+    Attributes:
+        output: the name of the output to judge; by default the first one.
+        labels: the name of the array of labels; by default the only array that is no input.
     """
 
     name: ClassVar[str]
@@ -35,6 +39,8 @@ class Metric(ABC):
     """Of the original compared with itself; of no use where labels judge."""
     unit: ClassVar[str] = ""
     """What its values are in, such as `%`: a drop that is no share is in these points."""
+    output: str = ""
+    labels: str = ""
 
     def __post_init__(self) -> None:
         check_bounds(self, f"metric '{self.name}'")
@@ -128,3 +134,20 @@ class AccuracyGate:
     max_drop: MaxDrop
     metric: str
     data: Path | str
+
+    @classmethod
+    def of(cls, max_drop: str | None, metric: str | None, data: Path | str | None) -> Self | None:
+        """The gate that a user describes; None where nothing is said of one.
+
+        Raises:
+            UsageError: a part is missing, or wrong.
+        """
+        parts = {"max-drop": max_drop, "metric": metric, "dataset": data}
+        missing = [name for name, value in parts.items() if value is None]
+        if max_drop is None or metric is None or data is None:
+            if len(missing) == len(parts):
+                return None
+            given = next(name for name in parts if name not in missing)
+            message = f"the accuracy gate has a {given} and no {' and no '.join(missing)}"
+            raise UsageError(message, "--max-drop 1% --metric top1 --dataset eval.npz")
+        return cls(MaxDrop.parse(max_drop), metric, data)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from tvmopt.backend import Backend
     from tvmopt.calibration import CalibrationSource
+    from tvmopt.metrics import AccuracyGate
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class CompileRequest:
         measure: whether a quantized model is measured against float32, and what is slower in
             integers kept out of them; timings then decide, so that packages may differ.
         if_slower: the package to write where the quantized model as a whole is slower.
+        gate: how good a quantized model must be; None for no limit.
     """
 
     source: ModelSource
@@ -62,3 +64,4 @@ class CompileRequest:
     calibration: "CalibrationSource | None" = None
     measure: bool = True
     if_slower: Literal["keep", "float"] = "keep"
+    gate: "AccuracyGate | None" = None

@@ -43,14 +43,13 @@ class Layer:
         op: what it is, in the field's words: `conv2d+add+relu`.
         schedule: name of the rule (or `record`) that scheduled it.
         fallback: why no specific rule took it; empty when one did.
-        flops: arithmetic operations of one call, of integers, too; 0 for pure data movement.
+        flops: floating-point operations of one call; 0 for pure data movement.
         bytes_moved: size in bytes of what it reads of its inputs, and of its outputs.
         outputs: shapes of its outputs, as text such as `float32[1, 64, 56, 56]`.
         weight_bytes: the part of it that is constants.
         predicted_cycles: what the schedule's cost model expects of one core; 0 where it has none.
         pieces: equal parts that cores share; 1 where one core does all.
-        products: the type of the operands that it multiplies, which decides how fast it can be:
-            `float32`, `bfloat16` or `int8`.
+        products: the type of the operands that it multiplies, which decides how fast it can be.
     """
 
     kernel: str
@@ -131,6 +130,33 @@ class Steps:
     dtype: str
 
 
+@dataclass(frozen=True)
+class Accuracy:
+    """What an accuracy gate found of the model as it is shipped.
+
+    Attributes:
+        metric: its name with options, as the user wrote it.
+        max_drop: the limit, as in `1%` or `0.3`.
+        original: the metric of the model in float32; None where outputs are compared with its own.
+        value: the metric of the quantized model.
+        drop: how much worse that is, a share where the limit is one.
+        holds: whether that is within the limit.
+        batches: of the data that were used.
+        restored: ONNX nodes that stay float32 for it.
+        simulated: whether floats computed it, as the target's code does not run here.
+    """
+
+    metric: str
+    max_drop: str
+    original: float | None
+    value: float
+    drop: float
+    holds: bool
+    batches: int
+    restored: tuple[str, ...] = ()
+    simulated: bool = False
+
+
 @dataclass
 class Report:
     """The account of one compilation, filled while it runs."""
@@ -153,6 +179,9 @@ class Report:
 
     steps: dict[str, Steps] = field(default_factory=dict[str, Steps])
     """What activations in integers stand for, by the name of the ONNX node that makes them."""
+
+    accuracy: Accuracy | None = None
+    """What the accuracy gate found; None without one."""
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-serializable data."""

@@ -106,7 +106,7 @@ BAD: list[tuple[list[str], str, str]] = [
     (["--calibrator", "mse"], "--calibrator is for --quantize", "--quantize int8"),
     (
         ["--quantize", "int8", "--calibration", "nowhere.npz"],
-        "the calibration data 'nowhere.npz' do not exist",
+        "the data 'nowhere.npz' do not exist",
         "",
     ),
     (

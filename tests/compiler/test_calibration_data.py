@@ -193,3 +193,34 @@ def test_a_single_batch_and_constant_data_are_remarked_upon(tmp_path: Path):
         "there is one batch of calibration data: ranges hold for it alone",
         "input 'x' is 1 in all calibration data",
     ]
+
+
+def labelled(path: Path, *inputs: TensorSpec) -> list[dict[str, Any]]:
+    source = CalibrationSource(path)
+    return list(Batches.open(source, with_counting(), inputs, with_labels=True))
+
+
+def test_arrays_that_are_no_inputs_are_labels_cut_as_samples_are(tmp_path: Path):
+    path = save(tmp_path / "data.npz", x=rows(6), labels=np.arange(6), seed=np.array(3))
+    found = labelled(path, X)
+    assert [sorted(one) for one in found] == [["labels", "x"]] * 3
+    assert [one["labels"].tolist() for one in found] == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_labels_of_whole_inputs_are_whole_too(tmp_path: Path):
+    path = save(
+        tmp_path / "data.npz", x=rows(4).reshape(2, 2, 3), labels=np.arange(4).reshape(2, 2)
+    )
+    assert [one["labels"].tolist() for one in labelled(path, X)] == [[0, 1], [2, 3]]
+
+
+def test_labels_that_are_too_few_are_an_error(tmp_path: Path):
+    path = save(tmp_path / "data.npz", x=rows(6), labels=np.arange(4))
+    with pytest.raises(InputError, match="fewer samples of 'labels' than of 'x'"):
+        labelled(path, X)
+
+
+def test_labels_are_no_calibration_data(tmp_path: Path):
+    path = save(tmp_path / "data.npz", x=rows(6), labels=np.arange(6))
+    with pytest.raises(InputError, match="labels"):
+        list(batches(path, X))

@@ -22,9 +22,10 @@ from tvmopt.cli.options import (
     verbose_option,
 )
 from tvmopt.cli.progress import Steps
-from tvmopt.cli.quantization import ANNOTATE, check_speed, parse_quantization, quantize_options
+from tvmopt.cli.quantization import ANNOTATE, check_search, parse_quantization, quantize_options
 from tvmopt.cli.session import Session
 from tvmopt.errors import UsageError
+from tvmopt.metrics import AccuracyGate
 from tvmopt.model import CompileRequest, ModelSource
 from tvmopt.passes import Stage
 from tvmopt.recipe import Recipe, read_recipe
@@ -210,6 +211,9 @@ def _plan(
     calibrator: str | None,
     calibration_samples: int | None,
     exclude: tuple[str, ...],
+    max_drop: str | None,
+    metric: str | None,
+    dataset: str | None,
     measure: bool | None,
     if_slower: Literal["keep", "float"] | None,
     disabled: tuple[str, ...],
@@ -232,7 +236,8 @@ def _plan(
     source = parse_quantization(
         written, quantize, calibration, calibrator, calibration_samples, exclude
     )
-    check_speed(quantize, if_slower, measure=measure)
+    gate = AccuracyGate.of(max_drop, metric, dataset)
+    check_search(quantize, gate, if_slower, measure=measure)
     both = sorted(written.keys() & set(disabled))
     if both:
         raise UsageError(f"pass '{both[0]}' is both asked for and disabled")
@@ -252,6 +257,7 @@ def _plan(
         source,
         measure is not False,
         if_slower or "keep",
+        gate,
     )
     where = output or recipe.output or Path(f"{model.stem}.tvmpkg")
     _check_output(where, model)
@@ -284,7 +290,13 @@ def _as_json(manifest: "Manifest", output: Path, seconds: float) -> dict[str, An
 
 def _show(manifest: "Manifest", output: Path, seconds: float, *, verbose: bool) -> None:
     from tvmopt.cli.quantization_table import print_quantization, summary
-    from tvmopt.cli.reporting import print_passes, print_remarks, speed_text, verification_text
+    from tvmopt.cli.reporting import (
+        gate_text,
+        print_passes,
+        print_remarks,
+        speed_text,
+        verification_text,
+    )
 
     report = manifest.report
     layers = report.layers
@@ -300,6 +312,8 @@ def _show(manifest: "Manifest", output: Path, seconds: float, *, verbose: bool) 
         ("kernels", f"{len(layers)}, of which {len(fallbacks)} by the generic schedule"),
         ("verified", verification_text(manifest.verification)),
     ]
+    if report.accuracy is not None:
+        fields.append(("accuracy", gate_text(report.accuracy)))
     if report.speed is not None:
         fields.append(("speed", speed_text(report.speed)))
     if report.quantization:

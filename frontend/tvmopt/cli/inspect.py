@@ -177,6 +177,7 @@ def _inspect_package(file: Path, *, as_json: bool, verbose: bool) -> None:
 def _show_package(file: Path, manifest: "Manifest", *, verbose: bool) -> None:
     from tvmopt.cli.quantization_table import print_quantization, summary
     from tvmopt.cli.reporting import (
+        gate_text,
         print_layers,
         print_passes,
         print_remarks,
@@ -194,6 +195,7 @@ def _show_package(file: Path, manifest: "Manifest", *, verbose: bool) -> None:
             ("target", f"{target.name} ({target.arch}: {', '.join(target.isa) or 'any CPU'})"),
             ("seconds", ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items())),
             ("verified", verification_text(manifest.verification)),
+            *([("accuracy", gate_text(report.accuracy))] if report.accuracy else []),
             *([("speed", speed_text(report.speed))] if report.speed else []),
             *([("quantized", summary(report.quantization))] if report.quantization else []),
             *((k, size_text(member.size_bytes)) for k, member in manifest.members.items()),

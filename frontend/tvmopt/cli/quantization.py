@@ -7,18 +7,44 @@ import click
 from tvmopt.calibration import CalibrationSource
 from tvmopt.cli.options import F
 from tvmopt.errors import UsageError
+from tvmopt.metrics import AccuracyGate
 
 ANNOTATE = "annotate-quantization"
 
 
 def quantize_options(function: F) -> F:
     """`--quantize` and what belongs to it, for `parse_quantization`."""
-    function = calibration_options(speed_options(function))
+    function = calibration_options(gate_options(speed_options(function)))
     return click.option(
         "--quantize",
         type=click.Choice(["int8"]),
         help="Computes products in 8-bit integers; needs --calibration.",
     )(function)
+
+
+def gate_options(function: F) -> F:
+    """`--max-drop`, `--metric` and `--dataset`."""
+    options: tuple[Any, ...] = (
+        click.option(
+            "--dataset",
+            metavar="DATA",
+            help="What the metric is measured on: as for --calibration, with an array of labels.",
+        ),
+        click.option(
+            "--metric",
+            metavar="NAME[:KEY=VALUE,...]",
+            help="How good outputs are: top1, perplexity, ...; see `tvmopt plugins`.",
+        ),
+        click.option(
+            "--max-drop",
+            metavar="DROP",
+            help="The most that the int8 model may be worse than the float one: 1% of its metric, "
+            "or 0.3 points. What int8 hurts most stays float until that holds; else exit code 3.",
+        ),
+    )
+    for option in options:
+        function = option(function)
+    return function
 
 
 def speed_options(function: F) -> F:
@@ -42,15 +68,22 @@ def speed_options(function: F) -> F:
     return function
 
 
-def check_speed(quantize: str | None, if_slower: str | None, *, measure: bool | None) -> None:
-    """Checks that what `speed_options` gave fits together.
+def check_search(
+    quantize: str | None,
+    gate: AccuracyGate | None,
+    if_slower: str | None,
+    *,
+    measure: bool | None,
+) -> None:
+    """Checks that what decides on layers fits together.
 
     Raises:
         UsageError: an option without the one that it belongs to.
     """
-    if quantize is None and (if_slower is not None or measure):
-        name = "--measure" if measure else "--if-slower"
-        raise UsageError(f"{name} is for --quantize", "add --quantize int8")
+    given = {"--max-drop": gate, "--if-slower": if_slower, "--measure": measure or None}
+    for name, value in given.items():
+        if quantize is None and value is not None:
+            raise UsageError(f"{name} is for --quantize", "add --quantize int8")
     if if_slower == "float" and measure is False:
         message = "--if-slower float needs the measurement"
         raise UsageError(message, "compile without --no-measure")

@@ -8,7 +8,7 @@ from tvmopt.cli.console import print_table
 
 if TYPE_CHECKING:
     from tvmopt.compiler.manifest import Verification
-    from tvmopt.report import RemarkKind, Report, Speed
+    from tvmopt.report import Accuracy, RemarkKind, Report, Speed
 
 
 def verification_text(verification: "Verification | None") -> str:
@@ -34,6 +34,13 @@ def speed_text(speed: "Speed") -> str:
     times = f"int8 {speed.int8_us:.0f} us, float32 {speed.float_us:.0f} us"
     slower = "; int8 is SLOWER" if speed.is_slower else ""
     return f"{times}, ratio {speed.ratio:.2f} (threads: {speed.threads}){slower}"
+
+
+def gate_text(accuracy: "Accuracy") -> str:
+    """What the accuracy gate found, in one line."""
+    from tvmopt.compiler.accuracy_check import accuracy_text
+
+    return accuracy_text(accuracy) + ("" if accuracy.holds else " (MISSED)")
 
 
 def print_verification(verification: "Verification") -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -43,6 +44,10 @@ class Attempts:
     """A model up to the stage QUANTIZE, which is finished in as many ways as it takes.
 
     A context manager: drafts that were not published are removed at its end.
+
+    Attributes:
+        imported: the original.
+        module: what the passes before the stage QUANTIZE made of it.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class Attempts:
         self.imported = import_source(self._ctx, plugins, progress)
         count = sum(one.stage < Stage.QUANTIZE for one in passes)
         module = self.imported.module
-        self._module = run_passes(passes[:count], module, self._ctx, plugins, progress)
+        self.module = run_passes(passes[:count], module, self._ctx, plugins, progress)
         self._passes = passes[count:]
         self._before = count
         self._made = 0
@@ -82,8 +87,9 @@ class Attempts:
         """
         return self._finish(self._passes, kept_float or {})
 
+    @cached_property
     def in_float(self) -> Attempt:
-        """The same without quantization."""
+        """The same without quantization, made once."""
         passes = [one for one in self._passes if one.stage is not Stage.QUANTIZE]
         return self._finish(passes, {})
 
@@ -96,8 +102,8 @@ class Attempts:
         ctx = self._context(kept_float)
         # Only the first one's passes are steps: others repeat them.
         progress = self.progress if self._made == 1 else lambda _step: None
-        module = run_passes(passes, self._module, ctx, self.plugins, progress, already=self._before)
-        ctx.report.steps = steps_of(ctx.simulated or self._module)
+        module = run_passes(passes, self.module, ctx, self.plugins, progress, already=self._before)
+        ctx.report.steps = steps_of(ctx.simulated or self.module)
         self.progress("build" if self._made == 1 else f"build again ({self._made})")
         with clock(ctx, "build"):
             built = build(module, ctx.target)

@@ -2,7 +2,7 @@
 
 import math
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +13,12 @@ import numpy.typing as npt
 
 from tvmopt.calibration import CalibrationSource, Dataset
 from tvmopt.compiler.executor import check_inputs
-from tvmopt.errors import InputError, UsageError, unknown_name
+from tvmopt.compiler.sample_queue import Rows, SampleQueue
+from tvmopt.errors import InputError, UsageError
 from tvmopt.model import TensorSpec
 from tvmopt.plugins import Plugins
 
 Array = npt.NDArray[Any]
-Rows = Mapping[str, Array]
-"""Arrays by input name; the first axis counts samples."""
-
 _SUFFIXES = (".npz", ".npy")
 
 
@@ -32,6 +30,7 @@ class Batches:
         source: what the user named.
         dataset: the data set of that name; None where it is a file or a folder.
         inputs: the model's inputs.
+        with_labels: whether arrays that are no inputs come along.
         count: batches of the last iteration.
         dropped: samples of the last iteration that filled no batch.
         bounds: smallest and largest value of each input so far.
@@ -40,13 +39,19 @@ class Batches:
     source: CalibrationSource
     dataset: Dataset | None
     inputs: Sequence[TensorSpec]
+    with_labels: bool = False
     count: int = 0
     dropped: int = 0
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
 
     @classmethod
     def open(
-        cls, source: CalibrationSource, plugins: Plugins, inputs: Sequence[TensorSpec]
+        cls,
+        source: CalibrationSource,
+        plugins: Plugins,
+        inputs: Sequence[TensorSpec],
+        *,
+        with_labels: bool = False,
     ) -> "Batches":
         """Finds the data; nothing is read yet.
 
@@ -57,11 +62,11 @@ class Batches:
             raise UsageError("the model has no inputs: there is nothing to calibrate with")
         path = Path(source.data)
         if path.exists():
-            return cls(source, None, inputs)
+            return cls(source, None, inputs, with_labels)
         name = str(source.data)
         if path.suffix in _SUFFIXES or "/" in name:
-            raise UsageError(f"the calibration data '{name}' do not exist")
-        return cls(source, plugins.dataset(name), inputs)
+            raise UsageError(f"the data '{name}' do not exist")
+        return cls(source, plugins.dataset(name), inputs, with_labels)
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         """Batches that the model takes, at most as many as the user wants.
@@ -70,7 +75,7 @@ class Batches:
             InputError: empty, of the wrong form, or not finite; names the file and the sample.
         """
         self.count, self.dropped = 0, 0
-        queue = _Queue(self.inputs)
+        queue = SampleQueue(self.inputs, with_labels=self.with_labels)
         most = self.source.samples or math.inf
         for origin, rows in self._chunks():
             try:
@@ -87,13 +92,15 @@ class Batches:
         if not self.count:
             held = f"has {self.dropped} samples, and the model takes {queue.size} at a time"
             what = held if self.dropped else "has no samples"
-            raise InputError(f"the calibration data '{self.source.data}' {what}")
+            raise InputError(f"the data '{self.source.data}' {what}")
 
     def _chunks(self) -> Iterator[tuple[str, Rows]]:
         """Arrays and where they come from; never all at once."""
         if self.dataset is not None:
+            names = {spec.name for spec in self.inputs}
             for rows in self.dataset.samples(self.inputs):
-                yield f"data set '{self.dataset.name}'", rows
+                wanted = {n: rows[n] for n in rows if self.with_labels or n in names}
+                yield f"data set '{self.dataset.name}'", wanted
             return
         for path in _files(Path(self.source.data)):
             read = _npz_chunks if path.suffix == ".npz" else _npy_chunks
@@ -101,11 +108,12 @@ class Batches:
                 yield f"'{path}'", rows
 
     def _check(self, batch: dict[str, Array], origin: str, size: int) -> None:
+        inputs = {spec.name: batch[spec.name] for spec in self.inputs}
         try:
-            check_inputs(batch, self.inputs)
+            check_inputs(inputs, self.inputs)
         except InputError as error:
             raise _at(error, origin) from None
-        for name, array in batch.items():
+        for name, array in inputs.items():
             if not array.size:
                 continue
             low, high = float(array.min()), float(array.max())
@@ -113,7 +121,7 @@ class Batches:
                 what = "NaN" if math.isnan(low) or math.isnan(high) else "an infinity"
                 bad = ~np.isfinite(array.reshape(len(array), -1)).all(1) if array.ndim else [True]
                 sample = self.count * size + int(np.argmax(bad)) % size
-                message = f"calibration data {origin}: input '{name}' has {what} in sample {sample}"
+                message = f"data {origin}: input '{name}' has {what} in sample {sample}"
                 raise InputError(message, "leave the sample out")
             known = self.bounds.get(name, (low, high))
             self.bounds[name] = min(known[0], low), max(known[1], high)
@@ -132,87 +140,10 @@ class Batches:
         return said
 
 
-class _Queue:
-    """Samples in, batches out."""
-
-    def __init__(self, inputs: Sequence[TensorSpec]) -> None:
-        self._specs = {spec.name: spec for spec in inputs}
-        self._rows: dict[str, list[Array]] = {}
-        self.size = inputs[0].shape[0] if inputs[0].shape else 1
-
-    def put(self, rows: Rows) -> None:
-        """Takes arrays in; a name that is no input is an error, as is a shape without samples."""
-        for name, array in rows.items():
-            spec = self._specs.get(name)
-            if spec is None:
-                raise unknown_input(name, self._specs)
-            if array.ndim and array.shape[1:] not in (spec.shape[1:], spec.shape):
-                found, expected = list(array.shape[1:]), list(spec.shape[1:])
-                hint = "the first axis counts samples"
-                if array.ndim == len(expected):
-                    hint += ": array[numpy.newaxis] for a single one"
-                message = f"samples of input '{name}' have shape {found}, expected {expected}"
-                raise InputError(message, hint)
-            self._rows.setdefault(name, []).append(array)
-        missing = [name for name in self._specs if name not in self._rows]
-        if missing:
-            raise InputError(f"input '{missing[0]}' is missing")
-
-    def batches(self) -> Iterator[dict[str, Array]]:
-        """What is complete by now."""
-        while all(self._count(name) >= self._wanted(name) for name in self._specs):
-            yield {name: self._take(name) for name in self._specs}
-
-    def left_over(self, origin: str) -> int:
-        """How many samples fill no batch.
-
-        Raises:
-            InputError: of one input there are more than of another.
-        """
-        counts = {name: self._count(name) // self._wanted(name) for name in self._specs}
-        for name, count in counts.items():
-            if count:
-                short = min(counts, key=lambda one: counts[one])
-                message = f"the calibration data '{origin}' have fewer samples of input '{short}'"
-                raise InputError(f"{message} than of '{name}'")
-        return max((self._count(name) for name in self._specs), default=0)
-
-    def _is_stacked(self, name: str) -> bool:
-        """Whether each row is a whole input, with an axis more than the model's."""
-        rows = self._rows.get(name)
-        return bool(rows) and rows[0].ndim == len(self._specs[name].shape) + 1
-
-    def _wanted(self, name: str) -> int:
-        shape = self._specs[name].shape
-        return 1 if self._is_stacked(name) or not shape else shape[0]
-
-    def _count(self, name: str) -> int:
-        return sum(len(rows) if rows.ndim else 1 for rows in self._rows.get(name, []))
-
-    def _take(self, name: str) -> Array:
-        wanted, taken = self._wanted(name), list[Array]()
-        is_stacked, queue = self._is_stacked(name), self._rows[name]
-        while wanted:
-            first = queue[0] if queue[0].ndim else queue[0][np.newaxis]
-            taken.append(first[:wanted])
-            wanted -= len(taken[-1])
-            rest = first[len(taken[-1]) :]
-            queue[:1] = [rest] if len(rest) else []
-        joined = taken[0] if len(taken) == 1 else np.concatenate(taken)
-        is_whole = is_stacked or not self._specs[name].shape
-        return np.asarray(joined[0]) if is_whole else joined
-
-
-def unknown_input(name: str, known: Iterable[str]) -> InputError:
-    """The error for an array that is for no input."""
-    error = unknown_name("input of the model", name, known)
-    return InputError(str(error), error.hint)
-
-
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         if path.suffix not in _SUFFIXES:
-            message = f"the calibration data '{path}' are no {' or '.join(_SUFFIXES)} file"
+            message = f"the data '{path}' are no {' or '.join(_SUFFIXES)} file"
             raise InputError(message, "save them with numpy.savez('data.npz', NAME=array)")
         return [path]
     found = sorted(one for one in path.iterdir() if one.suffix in _SUFFIXES)
@@ -231,7 +162,7 @@ def _readable(path: Path, chunks: Iterator[Rows]) -> Iterator[Rows]:
             raise
         except Exception as error:  # numpy and zipfile each raise their own for damaged files
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"the calibration data '{path}' cannot be read: {reason}") from error
+            raise InputError(f"the data '{path}' cannot be read: {reason}") from error
         yield rows
 
 
@@ -293,4 +224,4 @@ class _Member:
 
 
 def _at(error: InputError, origin: str) -> InputError:
-    return InputError(f"calibration data {origin}: {error}", error.hint)
+    return InputError(f"data {origin}: {error}", error.hint)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from tvmopt.compiler.accuracy_check import raise_if_missed
 from tvmopt.compiler.attempts import Attempt, Attempts
 from tvmopt.compiler.calibrate import DataCalibration
 from tvmopt.compiler.executor import Array
@@ -37,7 +38,8 @@ def compile_model(
     """Compiles `request.source` and writes the package to `output`.
 
     Nothing is written to `output` before the package is complete and verified, with `inputs` where
-    they are given and else with random ones.
+    they are given and else with random ones. Where an accuracy gate is missed, it is written all
+    the same, and then an error is raised.
 
     Raises:
         TvmoptError: see `tvmopt.compile`.
@@ -46,13 +48,14 @@ def compile_model(
         check_output(output)
     with Attempts(request, plugins, output, progress) as attempts:
         given = inputs(attempts.imported.inputs) if inputs else None
-        chosen = search(attempts, attempts.finish(), given)
+        chosen = search(attempts, given)
         if verify:
             progress("verify")
             _verify(chosen, attempts.imported, plugins, given, progress)
         progress("package")
         package = chosen.draft.publish()
     plugins.compile_finished(request, chosen.ctx.report)
+    raise_if_missed(chosen.ctx.report.accuracy, output)
     return package
 
 

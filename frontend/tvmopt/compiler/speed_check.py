@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from tvmopt.compiler.accuracy_check import AccuracyCheck
 from tvmopt.compiler.attempts import Attempt, Attempts
 from tvmopt.compiler.executor import Array, Executor
 from tvmopt.compiler.speed import (
@@ -34,14 +35,14 @@ class SpeedCheck:
     """Measures packages against the one in float32.
 
     Attributes:
-        attempts: makes packages.
-        in_float: the package in float32.
+        attempts: makes packages, that in float32 among them.
         inputs: what they run on.
+        accuracy: judges packages, where there is a gate.
     """
 
     attempts: Attempts
-    in_float: Attempt
     inputs: Mapping[str, Array]
+    accuracy: AccuracyCheck | None = None
 
     def run(self, first: Attempt) -> Attempt:
         """The package whose slow layers are in float32, its times in its report."""
@@ -68,12 +69,18 @@ class SpeedCheck:
                 self.attempts.discard(other)
                 _tell(chosen, kept, "with such layers in float32 the whole takes longer")
                 break
+            if self.accuracy is not None and not self.accuracy.is_as_good(other, chosen):
+                self.attempts.discard(other)
+                _tell(chosen, kept, "with such layers in float32 the accuracy gate is missed")
+                break
             self.attempts.discard(chosen)
             chosen = other
         return chosen
 
     def _kernels(self, attempt: Attempt) -> tuple[KernelTimes, KernelTimes]:
-        packages = [(_executor(one), one.ctx.report.layers) for one in (self.in_float, attempt)]
+        packages = [
+            (_executor(one), one.ctx.report.layers) for one in (self.attempts.in_float, attempt)
+        ]
         in_float, in_int8 = time_kernels(packages, self.inputs, default_threads())
         return in_float, in_int8
 
@@ -83,7 +90,7 @@ class SpeedCheck:
         return ratios_of(times["ours"], times["theirs"]).median
 
     def _judged(self, attempt: Attempt) -> Attempt:
-        executors = {"float": _executor(self.in_float), "int8": _executor(attempt)}
+        executors = {"float": _executor(self.attempts.in_float), "int8": _executor(attempt)}
         threads = default_threads()
         times = compare_wholes(executors, self.inputs, threads)
         ratios = ratios_of(times["int8"], times["float"])
@@ -112,7 +119,7 @@ class SpeedCheck:
             attempt.ctx.report.remarks.append(Remark("missed", SOURCE, "", told))
             warnings.warn(told, RuntimeWarning, stacklevel=2)
             return attempt
-        report = self.in_float.ctx.report
+        report = self.attempts.in_float.ctx.report
         told = f"{lost}; the package is in float32, as --if-slower float asks for"
         report.remarks.append(Remark("missed", SOURCE, "", told))
         report.speed = speed
@@ -122,7 +129,7 @@ class SpeedCheck:
             for layer in attempt.ctx.report.quantization
         ]
         warnings.warn(told, RuntimeWarning, stacklevel=2)
-        return self.in_float
+        return self.attempts.in_float
 
 
 def _executor(attempt: Attempt) -> Executor:

@@ -41,9 +41,8 @@ _REWRITES = (
 def block_channels(mod: tvm.IRModule, options: "Layout", ctx: CompileContext) -> tvm.IRModule:
     """Rewrites `main` binding by binding."""
     capabilities = ctx.request.backend.capabilities
-    machine = Machine.of(capabilities)
-    images = Images(options.block or capabilities.lanes, machine)
-    winograd = Winograd.of(options.winograd, machine)
+    images = Images(options.block or capabilities.lanes)
+    winograd = Winograd.of(options.winograd, Machine.of(capabilities))
 
     def bound(rewrite: object) -> Rewrite:
         return lambda value, graph: rewrite(value, graph, images)  # pyright: ignore[reportCallIssue]

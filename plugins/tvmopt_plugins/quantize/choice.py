@@ -64,7 +64,9 @@ def choose(network: Network, source: "AnnotateQuantization", ctx: CompileContext
     for var, value in network.values.items():
         operands = network.operands(var)
         fits = is_op(value, *BETWEEN) or network.is_part(var)
-        if not with_between or not fits or not operands or _is_kept(network, var, source):
+        if not with_between or not fits or not operands:
+            continue
+        if _is_kept(network, var, source) or ctx.why_float(var.name):
             continue
         if all(one in ends for one in operands):
             between[var] = network.end_of(var)
