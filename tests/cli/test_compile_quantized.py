@@ -39,7 +39,8 @@ def arguments(output: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def package(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("out") / "digits.tvmpkg"
-    assert main(arguments(path, "--quantize", "int8", "--calibration", str(data))) == 0
+    given = ["--quantize", "int8", "--calibration", str(data), "--no-measure"]
+    assert main(arguments(path, *given, "--report", str(path.with_suffix(".html")))) == 0
     return path
 
 
@@ -84,6 +85,15 @@ def test_the_package_shows_what_each_layer_costs(package: Path, capsys: Capture)
     assert "effect dB" in out
 
 
+def test_the_report_is_a_page_that_inspect_writes_too(package: Path, tmp_path: Path):
+    page = package.with_suffix(".html").read_text()
+    assert "<h1>digits.onnx</h1>" in page
+    assert "residual1.conv2, residual1.bn2: effect on the outputs" in page
+    again = tmp_path / "again.html"
+    assert main(["inspect", str(package), "--report", str(again)]) == 0
+    assert again.read_text() == page
+
+
 def test_excluded_nodes_stay_float_and_say_so(data: Path, tmp_path: Path, capsys: Capture):
     given = ["--quantize", "int8", "--calibration", str(data), "--calibration-samples", "4"]
     given += ["--exclude", "re:residual", "--exclude", "op:matmul", "--calibrator", "minmax"]
@@ -103,6 +113,12 @@ BAD: list[tuple[list[str], str, str]] = [
     ),
     (["--quantize", "int8"], "learns ranges of activations from data", "--calibration data.npz"),
     (["--exclude", "a"], "--exclude is for --quantize", "--quantize int8"),
+    (["--report", "r.html"], "--report is for --quantize", "--quantize int8"),
+    (
+        ["--quantize", "int8", "--calibration", "DATA", "--report", "r.pdf"],
+        "the report 'r.pdf' is no .html file",
+        "",
+    ),
     (["--calibrator", "mse"], "--calibrator is for --quantize", "--quantize int8"),
     (
         ["--quantize", "int8", "--calibration", "nowhere.npz"],

@@ -22,7 +22,14 @@ from tvmopt.cli.options import (
     verbose_option,
 )
 from tvmopt.cli.progress import Steps
-from tvmopt.cli.quantization import ANNOTATE, check_search, parse_quantization, quantize_options
+from tvmopt.cli.quantization import (
+    ANNOTATE,
+    check_report,
+    check_search,
+    parse_quantization,
+    quantize_options,
+    report_option,
+)
 from tvmopt.cli.session import Session
 from tvmopt.errors import UsageError
 from tvmopt.metrics import AccuracyGate
@@ -100,6 +107,7 @@ class _Plan:
     metavar="[NAME=]FILE",
     help="Inputs to verify with, as for `tvmopt run`.  [default: random]",
 )
+@report_option
 @threads_option
 @json_option
 @verbose_option
@@ -109,6 +117,7 @@ def compile_command(
     model: Path | None,
     *,
     inputs: tuple[str, ...],
+    html: Path | None,
     threads: int | None,
     as_json: bool,
     **options: Any,
@@ -119,9 +128,13 @@ def compile_command(
     """
     plugins = session.plugins
     plan = _plan(session, model, **options)
+    is_quantized = ANNOTATE in plan.request.options
+    if html is not None and not is_quantized:
+        raise UsageError("--report is for --quantize", "add --quantize int8")
+    check_report(html)
     steps = ["import", *pass_names(plugins, plan.request), "build"]
     steps += ["verify"] if plan.verify else []
-    steps += ["sensitivity"] if plan.verify and ANNOTATE in plan.request.options else []
+    steps += ["sensitivity"] if plan.verify and is_quantized else []
     start = time.perf_counter()
     before = _stamp(plan.output)
     try:
@@ -151,6 +164,10 @@ def compile_command(
         raise KeyboardInterrupt(f"interrupted: '{plan.output}' {state} written") from None
     seconds = time.perf_counter() - start
     manifest = package.manifest
+    if html is not None:
+        from tvmopt.cli.html_report import write_package_report
+
+        write_package_report(html, manifest, plan.output)
     if as_json:
         print_json(_as_json(manifest, plan.output, seconds))
         return

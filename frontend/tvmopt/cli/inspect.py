@@ -14,6 +14,7 @@ from tvmopt.cli.options import (
     shape_options,
     verbose_option,
 )
+from tvmopt.cli.quantization import check_report, report_option
 from tvmopt.cli.session import Session
 from tvmopt.errors import UsageError
 from tvmopt.model import ModelSource
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--capability", is_flag=True, help="For a model: which of its operators compile.")
 @shape_options
+@report_option
 @json_option
 @verbose_option
 @click.pass_obj
@@ -38,6 +40,7 @@ def inspect_command(
     capability: bool,
     input_shapes: tuple[str, ...],
     dims: tuple[str, ...],
+    html: Path | None,
     as_json: bool,
 ) -> int:
     """Shows what is in FILE, an ONNX model or a .tvmpkg package.
@@ -47,8 +50,11 @@ def inspect_command(
     if _is_package(file):
         if capability:
             raise UsageError(f"'{file}' is a package; --capability is for models")
-        _inspect_package(file, as_json=as_json, verbose=session.verbose)
+        check_report(html)
+        _inspect_package(file, html, as_json=as_json, verbose=session.verbose)
         return 0
+    if html is not None:
+        raise UsageError(f"'{file}' is a model; --report is for packages")
     if capability:
         from tvmopt.cli.capability import inspect_capability
 
@@ -156,7 +162,7 @@ def _show_model(data: dict[str, Any]) -> None:
         click.echo(f"open dimensions are fixed by `tvmopt compile {how}`", err=True)
 
 
-def _inspect_package(file: Path, *, as_json: bool, verbose: bool) -> None:
+def _inspect_package(file: Path, html: Path | None, *, as_json: bool, verbose: bool) -> None:
     from dataclasses import asdict
 
     from tvmopt.compiler.archive import ArchiveReader
@@ -166,6 +172,12 @@ def _inspect_package(file: Path, *, as_json: bool, verbose: bool) -> None:
         manifest = read_manifest(archive)
         for name, member in manifest.members.items():
             archive.check(name, member)
+    if html is not None:
+        from tvmopt.cli.html_report import write_package_report
+
+        if not manifest.report.quantization:
+            raise UsageError(f"'{file}' was not quantized: there is nothing to report")
+        write_package_report(html, manifest, file)
     if as_json:
         data = asdict(manifest)
         del data["weights"]

@@ -40,7 +40,8 @@ class Steps:
             done = sum(map(_weight, self._done))
             self._bar.update(self._bar.task_ids[0], description=name, completed=done)
         else:
-            click.echo(f"[{len(self._done) + 1}/{len(self._names)}] {name}", err=True)
+            place = len(self._done) + 1
+            click.echo(f"[{place}/{max(place, len(self._names))}] {name}", err=True)
             self._told = time.monotonic()
         self._done.append(name)
 

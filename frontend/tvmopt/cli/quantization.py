@@ -1,5 +1,6 @@
 """The options that quantize: what they are, and what a compilation is asked for by them."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -45,6 +46,33 @@ def gate_options(function: F) -> F:
     for option in options:
         function = option(function)
     return function
+
+
+def report_option(function: F) -> F:
+    """`--report`."""
+    return click.option(
+        "--report",
+        "html",
+        type=click.Path(path_type=Path),
+        metavar="FILE.html",
+        help="Write what quantization costs and brings each layer as a page with plots.",
+    )(function)
+
+
+def check_report(path: Path | None) -> None:
+    """Checks, before anything is compiled, that a report can be written to `path`.
+
+    Raises:
+        UsageError: it is named as something else.
+        TvmoptError: it cannot be written there.
+    """
+    from tvmopt.compiler.output import check_output
+
+    if path is None:
+        return
+    if path.suffix not in (".html", ".htm"):
+        raise UsageError(f"the report '{path}' is no .html file", "name it FILE.html")
+    check_output(path)
 
 
 def speed_options(function: F) -> F:

@@ -94,8 +94,8 @@ def _table(title: str, layers: "Sequence[QuantizedLayer]") -> None:
         "effect dB": [decibels(one.sensitivity) for one in layers],
         "ms before": [milliseconds(one.us_float) for one in layers],
         "ms after": [milliseconds(one.us_int8) for one in layers],
-        "size before": [_size(one.bytes_float) for one in layers],
-        "size after": [_size(one.bytes_int8) for one in layers],
+        "size before": [size(one.bytes_float) for one in layers],
+        "size after": [size(one.bytes_int8) for one in layers],
     }
     numbers = [name for name, column in texts.items() if any(text != "-" for text in column)]
     columns = ("layer", "op", "dtype", "scheme", *numbers)
@@ -111,5 +111,6 @@ def milliseconds(us: float | None) -> str:
     return "-" if us is None else f"{us / 1000:.3f}"
 
 
-def _size(size_bytes: int | None) -> str:
+def size(size_bytes: int | None) -> str:
+    """A size as it is shown."""
     return "-" if size_bytes is None else size_text(size_bytes)

@@ -17,7 +17,12 @@ from tvmopt.cli.options import (
     verbose_option,
 )
 from tvmopt.cli.progress import Steps
-from tvmopt.cli.quantization import calibration_options, parse_quantization
+from tvmopt.cli.quantization import (
+    calibration_options,
+    check_report,
+    parse_quantization,
+    report_option,
+)
 from tvmopt.cli.quantization_table import print_quantization, summary
 from tvmopt.cli.session import Session
 from tvmopt.errors import UsageError
@@ -52,6 +57,7 @@ _KINDS = (".json", ".onnx")
     metavar="NAME[:KEY=VALUE,...]",
     help="Sets options of a pass; also adds a pass that does not run by default.",
 )
+@report_option
 @json_option
 @verbose_option
 @click.pass_obj
@@ -68,6 +74,7 @@ def quantize(
     calibrator: str | None,
     calibration_samples: int | None,
     exclude: tuple[str, ...],
+    html: Path | None,
     as_json: bool,
 ) -> None:
     """Quantizes MODEL, an ONNX file of floats, with ranges from calibration data.
@@ -91,11 +98,13 @@ def quantize(
         options,
         calibration=source,
     )
+    from tvmopt.cli.html_report import write_report
     from tvmopt.compiler.output import check_output
     from tvmopt.compiler.quantize import quantize_model
     from tvmopt.compiler.sensitivity import analyze_sensitivity
 
     check_output(where)
+    check_report(html)
     plugins = session.plugins
     names = ["import", *pass_names(plugins, request, Stage.QUANTIZE), "sensitivity"]
     with Steps(names) as steps:
@@ -109,6 +118,8 @@ def quantize(
         analyze_sensitivity(made.ctx, plugins, made.imported, made.batches)
     session.interrupt.check()
     _write(made, where)
+    if html is not None:
+        write_report(html, model.name, [("target", target), ("written", str(where))], made.report)
     if as_json:
         print_json({"output": str(where), "report": made.report.to_json()})
         return
