@@ -20,7 +20,7 @@ class Fuse(Pass):
     name: ClassVar[str] = "fuse"
     stage: ClassVar[Stage] = Stage.FUSE
 
-    max_ops: int = option(32, minimum=1)
+    max_ops: int = option(64, minimum=1)
 
     def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
         from tvmopt_plugins.fuse.rewrite import fuse

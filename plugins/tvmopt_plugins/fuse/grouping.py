@@ -56,7 +56,7 @@ class Node:
     size: int = 0
 
 
-def group(nodes: Sequence[Node], max_ops: int = 32) -> list[list[int]]:
+def group(nodes: Sequence[Node], max_ops: int = 64) -> list[list[int]]:
     """Partitions operators, given in topological order, into kernels of at most `max_ops`.
 
     Returns:
