@@ -104,7 +104,9 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
         verify: compares with the original model before the package is written.
         inputs: arrays by input name to verify with; by default seeded random ones, or calibration
             data.
-        quantize: `int8` computes products in 8-bit integers; needs `calibration`.
+        quantize: `int8` computes products in 8-bit integers and needs `calibration`;
+            `int8-dynamic` takes the range of each row of a matrix product while the model runs;
+            `int8-weights` stores weights and tables in 8 bits, and multiplies float32.
         calibration: samples to learn ranges from: a file, a folder, or the name of a data set.
         measure: measures a quantized model against float32, and keeps float what int8 slows down;
             timings then decide what is quantized.
@@ -124,15 +126,14 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
     from pathlib import Path
 
     from tvmopt.compiler.pipeline import compile_model
+    from tvmopt.modes import add_mode
     from tvmopt.plugins import Plugins
 
     if isinstance(calibration, str | PathLike):
         calibration = CalibrationSource(str(calibration))
     options = {name: dict(given) for name, given in (passes or {}).items()}
     if quantize is not None:
-        if quantize != "int8":
-            raise UsageError(f"quantize is 'int8' or None, got '{quantize}'")
-        options.setdefault("annotate-quantization", {})
+        add_mode(quantize, options)
     plugins = Plugins.load()
     source = ModelSource(Path(model), dict(input_shapes or {}), dict(dims or {}))
     request = CompileRequest(

@@ -168,6 +168,26 @@ def quantize(values: Array, scale: Array, zero_point: Array, limit: int | None =
     return np.clip(shifted + zero_point, smallest, largest).astype(zero_point.dtype)
 
 
+def quantize_rows(values: Array) -> tuple[Array, Array, Array]:
+    """Each row in steps of its own range, zero included: uint8, its scale, and its zero point.
+
+    `scale = (max - min) / 255`; the zero point is where 0 comes to lie, rounded. All arithmetic is
+    one of float32.
+
+    Args:
+        values: float32, `[.., M, K]`.
+
+    Returns:
+        Integers `[.., M, K]`, and float32 scales and int32 zero points `[.., M, 1]`.
+    """
+    low = np.minimum(values.min(-1, keepdims=True), np.float32(0))
+    high = np.maximum(values.max(-1, keepdims=True), np.float32(0))
+    scale = np.maximum((high - low) / np.float32(255), np.float32(_LEAST_SCALE))
+    zero_point = np.rint(np.minimum((0 - low) / scale, np.float32(255))).astype(np.int32)
+    steps = np.rint(values / scale).astype(np.int32) + zero_point
+    return np.minimum(steps, 255).astype(np.uint8), scale, zero_point
+
+
 def dequantize(integers: Array, scale: Array, zero_point: Array) -> Array:
     """`(integers - zero_point) * scale` in float32, as ONNX's DequantizeLinear."""
     steps = integers.astype(np.int64) - zero_point.astype(np.int64)

@@ -167,5 +167,26 @@ def test_the_api_quantizes_too(data: Path, images: Any):
     package = tvmopt.compile(MODEL, quantize="int8", calibration=source, measure=False)
     assert package.manifest.report.precision == "int8"
     assert package.run({"image": images[:1]})["logits"].shape == (1, 10)
-    with pytest.raises(UsageError, match="quantize is 'int8' or None, got 'int4'"):
-        tvmopt.compile(MODEL, quantize="int4", calibration=data)
+
+
+@pytest.mark.parametrize("mode", ["int8-dynamic", "int8-weights"])
+def test_modes_without_calibration_quantize_matrix_products(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "digits.tvmpkg"
+    assert main(arguments(path, "--quantize", mode)) == 0
+    report = tvmopt.load(path).manifest.report
+    layers = {line.op: line for line in report.quantization}
+    assert layers["matmul"].dtype == "int8"
+    assert (
+        layers["conv2d"].why == "weights of convolutions are quantized with calibration data only"
+    )
+
+
+def test_a_calibrator_without_data_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    given = arguments(tmp_path / "p", "--quantize", "int8-dynamic", "--calibrator", "mse")
+    assert main(given) == 2
+    assert "--calibrator and --calibration-samples are for --calibration" in capsys.readouterr().err
+
+
+def test_an_unknown_mode_names_those_that_there_are() -> None:
+    with pytest.raises(UsageError, match="one of int8, int8-dynamic, int8-weights or None"):
+        tvmopt.compile(MODEL, quantize="int4")

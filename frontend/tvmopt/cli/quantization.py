@@ -9,6 +9,7 @@ from tvmopt.calibration import CalibrationSource
 from tvmopt.cli.options import F
 from tvmopt.errors import UsageError
 from tvmopt.metrics import AccuracyGate
+from tvmopt.modes import CALIBRATED, MODES, add_mode
 
 ANNOTATE = "annotate-quantization"
 
@@ -18,8 +19,10 @@ def quantize_options(function: F) -> F:
     function = calibration_options(gate_options(speed_options(function)))
     return click.option(
         "--quantize",
-        type=click.Choice(["int8"]),
-        help="Computes products in 8-bit integers; needs --calibration.",
+        type=click.Choice(list(MODES)),
+        help="int8 computes products in 8-bit integers, with ranges learned from --calibration; "
+        "int8-dynamic takes the range of each row of a matrix product while the model runs; "
+        "int8-weights stores weights and tables in 8 bits, and multiplies float32.",
     )(function)
 
 
@@ -167,11 +170,13 @@ def parse_quantization(
         for name, value in given.items():
             if value:
                 raise UsageError(f"{name} is for --quantize", "add --quantize int8")
-    elif calibration is None:
+    elif calibration is None and (quantize in CALIBRATED or calibrator or samples):
         message = f"--quantize {quantize} learns ranges of activations from data"
+        if quantize not in CALIBRATED:
+            message = "--calibrator and --calibration-samples are for --calibration"
         raise UsageError(message, "add --calibration data.npz, with samples by the inputs' names")
     else:
-        options = passes.setdefault(ANNOTATE, {})
+        options = add_mode(quantize, passes)
         if exclude:
             before = options.get("exclude", "")
             options["exclude"] = "|".join([before, *exclude] if before else exclude)

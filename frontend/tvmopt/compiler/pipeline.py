@@ -12,6 +12,7 @@ from tvmopt.compiler.importer import ImportedModel
 from tvmopt.compiler.output import check_output
 from tvmopt.compiler.package import Package
 from tvmopt.compiler.quantized_search import search
+from tvmopt.compiler.sample_inputs import sample_inputs
 from tvmopt.compiler.sensitivity import SwitchedModel, measure
 from tvmopt.compiler.simulate import simulation
 from tvmopt.compiler.stages import Progress, clock
@@ -72,9 +73,11 @@ def _verify(
         with clock(ctx, "verify"):
             verify_draft(draft, imported, ctx.report, given)
         return
-    batches: Iterable[Mapping[str, Array]] = [given] if given is not None else []
+    batches: Iterable[Mapping[str, Array]]
     if given is None and isinstance(ctx.calibration, DataCalibration):
         batches = ctx.calibration.batches
+    else:
+        batches = [given or sample_inputs(imported.inputs, imported.input_ranges)]
     with clock(ctx, "verify"):
         switched = None if ctx.unquantized is None else SwitchedModel.of(ctx, plugins, imported)
         simulate = switched.simulate if switched else _simulation(ctx, plugins, imported)

@@ -71,9 +71,11 @@ def divide_to_multiply(value: relax.Expr, graph: Graph) -> relax.Expr | None:
 
     Both `1 / c` and the product round by half a unit each, so that the result lies less than two
     units from the rounded quotient, and that means at most one. `c` whose reciprocal is no normal
-    number stays.
+    number stays, and so does a single quotient: it may be a scale that is exact in ONNX.
     """
     if not is_op(value, "relax.divide") or dtype_of(value) not in _FLOATS:
+        return None
+    if shape_of(value) == ():
         return None
     first, second = value.args
     array = constant_value(second)

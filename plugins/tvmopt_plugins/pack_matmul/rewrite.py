@@ -66,7 +66,7 @@ def pack_matmul(mod: tvm.IRModule, source: "PackMatmul", ctx: CompileContext) ->
                 return None
             return _of_integers(left, weight, graph, machine)
         if weight is not None:
-            stored = "float32" if narrow_right is None else dtype_of(narrow_right)
+            stored = str(weight.dtype) if narrow_right is None else dtype_of(narrow_right)
             if stored == "bfloat16":
                 if narrow_left is not None and len(weight) % 2 == 0:
                     left = narrow_left
@@ -87,12 +87,18 @@ def pack_matmul(mod: tvm.IRModule, source: "PackMatmul", ctx: CompileContext) ->
 
 
 def _weight(expr: relax.Expr, graph: Graph) -> np.ndarray[Any, Any] | None:
-    """The right-hand side as `[K, N]` if it is constant and the same for the whole batch."""
+    """The right-hand side as `[K, N]` if it is constant and the same for the whole batch.
+
+    It is int8 where a product of floats widens it.
+    """
     narrow = stored_form(expr, graph)
     if narrow is not None:
         rounding = graph.producer(narrow)
         expr = rounding.args[0] if is_op(rounding, "relax.astype") else expr
     producer = graph.producer(expr)
+    if is_op(producer, "relax.astype") and dtype_of(producer.args[0]) == "int8":
+        expr = producer.args[0]
+        producer = graph.producer(expr)
     if is_op(producer, "relax.permute_dims"):
         array = constant_value(producer.args[0])
         axes = attrs_of(producer).axes

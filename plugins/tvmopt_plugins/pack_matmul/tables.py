@@ -33,14 +33,14 @@ class Tables:
 
     @classmethod
     def of(cls, mod: tvm.IRModule) -> Self:
-        """The tables of float32 that `main` gathers rows of."""
+        """The tables of float32 and int8 that `main` gathers rows of."""
         tables = cls()
         bindings = [one for block in mod["main"].body.blocks for one in block.bindings]
         for binding in bindings:
             if _gathers_rows(binding.value):
                 constant = binding.value.args[0]
                 rows = constant_value(constant)
-                if rows is not None and rows.ndim == 2 and rows.dtype == np.float32:
+                if rows is not None and rows.ndim == 2 and rows.dtype in (np.float32, np.int8):
                     tables._tables[constant] = _Table(rows)
         return tables
 
@@ -59,7 +59,7 @@ class Tables:
             table = self._tables.get(value.args[0]) if _gathers_rows(value) else None
             if table is None or table.panels is None or shape_of(value) is None:
                 return None
-            if dtype_of(table.panels) != "float32":
+            if dtype_of(table.panels) != dtype_of(value):
                 graph.missed(f"stored beside the weight of {table.product}, which has 16 bits")
                 return None
             columns = len(table.rows)
@@ -82,6 +82,8 @@ def _gathers_rows(value: relax.Expr) -> bool:
 
 
 def _is_transposed(rows: np.ndarray[Any, Any], weight: np.ndarray[Any, Any]) -> bool:
-    if rows.shape != weight.shape[::-1] or not np.array_equal(rows[0], weight[:, 0]):
+    if rows.dtype != weight.dtype or rows.shape != weight.shape[::-1]:
+        return False
+    if not np.array_equal(rows[0], weight[:, 0]):
         return False
     return np.array_equal(rows, weight.T)

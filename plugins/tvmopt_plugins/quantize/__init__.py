@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tvmopt.quantization import QuantizationScheme
 
 BETWEEN = ("auto", "int8", "float32")
+ACTIVATIONS = ("float32", "dynamic")
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,39 @@ STEPS: tuple[type[Pass], ...] = (
 """What quantizes, in this order: the first one, if it runs, brings the others."""
 
 
+@dataclass(frozen=True)
+class QuantizeWeights(AnnotateQuantization):
+    """Stores weights of matrix products, and tables that rows are gathered from, in int8.
+
+    No calibration data are needed: activations stay float32, or each of their rows is quantized
+    with a scale and a zero point of its own while the model runs.
+
+    Attributes:
+        activations: `float32`, where the kernel widens the weights, or `dynamic`.
+        per_channel: whether each column of a weight, and each row of a table, has its own scale.
+    """
+
+    name: ClassVar[str] = "quantize-weights"
+    between: str = "float32"
+    activations: str = "float32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.activations not in ACTIVATIONS:
+            message = f"option 'activations' of pass '{self.name}' is one of"
+            raise UsageError(f"{message} {', '.join(ACTIVATIONS)}, got '{self.activations}'")
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether products are of integers."""
+        return self.activations == "dynamic"
+
+    def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
+        from tvmopt_plugins.quantize.weights import quantize_weights
+
+        return quantize_weights(mod, scheme_of(ctx), self, ctx)
+
+
 def scheme_of(ctx: CompileContext) -> "QuantizationScheme":
     """What the target's integers want.
 
@@ -184,7 +218,7 @@ def scheme_of(ctx: CompileContext) -> "QuantizationScheme":
 
 @hookimpl
 def tvmopt_register_passes() -> list[type[Pass]]:
-    return list(STEPS)
+    return [*STEPS, QuantizeWeights]
 
 
 @hookimpl

@@ -66,7 +66,7 @@ def choose(network: Network, source: "AnnotateQuantization", ctx: CompileContext
         fits = is_op(value, *BETWEEN) or network.is_part(var)
         if not with_between or not fits or not operands:
             continue
-        if _is_kept(network, var, source) or ctx.why_float(var.name):
+        if kept_by(network, var, source) or ctx.why_float(var.name):
             continue
         if all(one in ends for one in operands):
             between[var] = network.end_of(var)
@@ -93,7 +93,7 @@ def _products(
     chosen: list[relax.Var] = []
     floats: dict[relax.Var, str] = {}
     for var in found:
-        why = f"asked for by {kept[var]}" if var in kept else _is_kept(network, var, source)
+        why = f"asked for by {kept[var]}" if var in kept else kept_by(network, var, source)
         why = why or _obstacle(network, network.values[var], source) or ctx.why_float(var.name)
         if why:
             floats[var] = why
@@ -120,7 +120,8 @@ def _with_between(network: Network, source: "AnnotateQuantization", ctx: Compile
     return not normalizations
 
 
-def _is_kept(network: Network, var: relax.Var, source: "AnnotateQuantization") -> str:
+def kept_by(network: Network, var: relax.Var, source: "AnnotateQuantization") -> str:
+    """Which exclusion of the user's names a node; empty where none does."""
     for pattern in _patterns(source):
         if _matches(pattern, var.name, network.values[var]):
             return f"asked for by exclude={pattern}"

@@ -11,7 +11,9 @@ from tvmopt_plugins.realize_quantized.averages import average_integers
 from tvmopt_plugins.realize_quantized.movement import move_integers
 from tvmopt_plugins.realize_quantized.products import multiply_integers
 from tvmopt_plugins.realize_quantized.requantize import requantize
+from tvmopt_plugins.realize_quantized.rows import multiply_rows
 from tvmopt_plugins.realize_quantized.signed import store_unsigned
+from tvmopt_plugins.realize_quantized.weights import widen_weights
 
 if TYPE_CHECKING:
     from tvmopt_plugins.realize_quantized import RealizeQuantized
@@ -22,5 +24,6 @@ def realize(mod: tvm.IRModule, source: "RealizeQuantized", ctx: CompileContext) 
     mod = rebuild(mod, store_unsigned, source=source, ctx=ctx)
     mod = rebuild(mod, move_integers, source=source, ctx=ctx)
     mod = rebuild(mod, multiply_integers, average_integers, requantize, source=source, ctx=ctx)
+    mod = rebuild(mod, multiply_rows, widen_weights, source=source, ctx=ctx)
     mod = rebuild(mod, dequantize_for_each, source=source, ctx=ctx)
     return rebuild(mod, expand, source=source, ctx=ctx)

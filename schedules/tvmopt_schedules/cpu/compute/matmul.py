@@ -35,7 +35,7 @@ def matmul_packed(
     Args:
         x: `[.., M, K]`.
         panels: `[P, K, panel]`; with `dot`, pairs or quads of rows `[P, K / s, panel]`; panels of
-            float16 are widened.
+            float16 and int8 are widened.
         columns: N, without the zeros of the last panel.
         dot: what the panels are packed for; None where they are single numbers.
 

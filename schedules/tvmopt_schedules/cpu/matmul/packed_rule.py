@@ -1,6 +1,6 @@
 """The schedule of matrix products with packed weights, and of what follows them."""
 
-from tvm import s_tir, tirx
+from tvm import DataType, s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvmopt_schedules.cpu.code.blocks import find_anchor
@@ -43,7 +43,8 @@ class MatmulPacked(GuardedRule):
         depth = int(weights.shape[1])
         machine = machine_of_kernel(self.machine, func)
         tile = register_tile(machine, rows, columns, panel // lanes, depth)
-        cycles = _cycles(machine, sch, last, tile, (rows, columns, depth))
+        item_bytes = DataType(weights.dtype).bits // 8
+        cycles = _cycles(machine, sch, last, tile, (rows, columns, depth), item_bytes)
         p, v, lane = sch.split(column, [panels, tile.vectors, lanes])
         tiles, r = sch.split(row, [None, tile.rows])
         sch.reorder(p, tiles, r, v, lane)
@@ -70,10 +71,11 @@ def _cycles(
     last: SBlockRV,
     tile: RegisterTile,
     sizes: tuple[int, int, int],
+    item_bytes: int,
 ) -> float:
     _, columns, depth = sizes
     padded = -(-columns // (tile.vectors * machine.lanes)) * tile.vectors
-    weight_bytes = padded * machine.lanes * depth * 4
+    weight_bytes = padded * machine.lanes * depth * item_bytes
     activation_bytes = max(0, operand_bytes(sch.mod["main"]) - weight_bytes)
     product = matmul_cycles(machine, tile, sizes, weight_bytes, activation_bytes)
     return product + transcendental_cycles(sch, last, machine)

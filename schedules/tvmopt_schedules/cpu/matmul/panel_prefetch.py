@@ -8,7 +8,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV
 
 _READ, _LEVEL_2, _DATA = 0, 2, 1  # operands of llvm.prefetch
-_LINE = 16  # float32 of a cache line
+_LINE = 64  # bytes of a cache line
 
 
 def prefetch_next_panel(
@@ -33,7 +33,8 @@ def prefetch_next_panel(
     share = -(-width // count)
     zero = tirx.const(0, "int64")
     at = (tile * depth + step) * share
-    asks = [_ask(panels, [p + 1, zero, at + line]) for line in range(0, share, _LINE)]
+    line = _LINE * 8 // tvm.DataType(panels.dtype).bits
+    asks = [_ask(panels, [p + 1, zero, at + offset]) for offset in range(0, share, line)]
 
     def insert(loop: tirx.For) -> tirx.For:
         if not loop.loop_var.same_as(step):
