@@ -3,12 +3,18 @@
     python tools/bench_peers.py --models DIR --threads 1,2 --json out.json
     python tools/bench_peers.py resnet18.onnx --limit 1.05 --limit-geomean onnxruntime=0.85
     python tools/bench_peers.py --models DIR8 --batch 8     # made by make_models.py --batch 8
+    python tools/bench_peers.py resnet18.onnx --quantize    # int8, the same QDQ file for all
 
 Each model is compiled in a process of its own (time, peak memory), and measured in another one for
 each number of threads, because thread pools keep the size that they begin with. Inside it the
 programs take turns, run by run, on the same inputs; the table shows medians. All compute in
 float32; with `--precision bf16` tvmopt and OpenVINO compute in bfloat16, which ONNX Runtime lacks.
 The error is the largest difference from ONNX Runtime's output over that output's largest value.
+
+Quantized models are computed in integers; how many of its products each program computes so is said
+below the table. `--quantize` makes a QDQ file of each float model and measures our float32 package
+of the float model beside; `--floats DIR` does that for files that are quantized already. Errors of
+quantized models are against ONNX Runtime without optimizations: its integer kernels may saturate.
 
 `run MB` is the peak memory of one more process for each program, which does nothing but load the
 model and run it: interpreter, libraries, weights and activations.
@@ -31,8 +37,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import bench_quantized
 import numpy as np
-from bench_rows import OWN, PEERS, Limits, Row, closing_lines, sentence, tables_of, verdict
+from bench_rows import FLOAT, OWN, PEERS, Limits, Row, closing_lines, sentence, tables_of, verdict
 from numpy.typing import NDArray
 
 LEAST_ROUNDS = 5
@@ -56,6 +63,7 @@ class Settings:
     warmup: int
     batch: int | None = None
     precision: str = "float32"
+    reduce_range: bool = False
 
     @property
     def passes(self) -> dict[str, dict[str, str]]:
@@ -86,6 +94,7 @@ def main() -> int:
         given.warmup,
         given.batch,
         PRECISIONS[given.precision],
+        not (given.full_range or bench_quantized.adds_in_32_bits()),
     )
     limits = Limits(
         given.limit,
@@ -93,6 +102,7 @@ def main() -> int:
         given.limit_memory,
         given.max_error,
         given.limit_compile,
+        given.limit_float,
     )
     console = Console(stderr=True)
     if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
@@ -100,25 +110,53 @@ def main() -> int:
         console.print(f"other programs are running ({load}): take the figures as rough")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        for path in models:
-            package = Path(folder) / f"{path.stem}.tvmpkg"
-            compiled = _in_process("compile", [path, package], settings, threads=None)
+        for source in models:
+            files, made = _prepare(source, Path(folder), settings, given)
             for threads in given.threads:
-                row = Row(path.stem, threads, given.batch or 1, onnx_bytes=onnx_bytes(path))
-                _update(row, compiled)
+                row = Row(source.stem, threads, given.batch or 1)
+                _update(row, made)
                 if not row.error:
-                    row.package_bytes = package.stat().st_size
-                    _update(row, _in_process("measure", [path, package], settings, threads))
+                    row.onnx_bytes = onnx_bytes(files[0])
+                    row.package_bytes = files[1].stat().st_size
+                    _update(row, _in_process("measure", files, settings, threads))
                 if not row.error and given.memory:
-                    _update(row, run_peaks([path, package], settings, threads))
+                    _update(row, run_peaks(files, settings, threads))
                 rows.append(row)
                 console.print(sentence(row), style="red" if row.error else "", markup=False)
                 if given.json:
                     write_json(given.json, rows, settings)
-            package.unlink(missing_ok=True)
+            for path in files:
+                if path != source:
+                    path.unlink(missing_ok=True)
     Console(width=None if sys.stdout.isatty() else 150).print(*tables_of(rows, settings.peers))
     print(*closing_lines(rows, settings.peers), sep="\n")
     return verdict(rows, limits)
+
+
+def _prepare(
+    source: Path, folder: Path, settings: Settings, given: argparse.Namespace
+) -> tuple[list[Path], dict[str, Any]]:
+    """Makes what `measure` takes: the model, our package, and that of the float model if asked.
+
+    Returns:
+        Their paths, and what to note in a row: of the compilation, or an error.
+    """
+    model, package, floats = source, folder / f"{source.stem}.tvmpkg", None
+    if given.quantize:
+        model, floats = folder / f"{source.stem}.int8.onnx", source
+        done = _in_process("quantize", [source, model], settings, threads=None)
+        if "error" in done:
+            return [], done
+    elif given.floats is not None:
+        floats = given.floats / source.name
+    made = _in_process("compile", [model, package], settings, threads=None)
+    files = [model, package]
+    if floats is not None and "error" not in made:
+        files.append(folder / f"{source.stem}.float.tvmpkg")
+        done = _in_process("compile", [floats, files[2]], settings, threads=None)
+        if "error" in done:
+            return files, done
+    return files, made
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,6 +171,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", default="x86", help="tvmopt's target")
     parser.add_argument("--disable-pass", action="append", default=[], metavar="NAME")
     parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32")
+    parser.add_argument(
+        "--quantize", action="store_true", help="make a QDQ file of each model, for all programs"
+    )
+    parser.add_argument(
+        "--full-range",
+        action="store_true",
+        help="with --quantize: weights of 8 bits where sums of two products saturate "
+        "(ONNX Runtime on CPUs without VNNI); by default such CPUs get 7 bits",
+    )
+    parser.add_argument(
+        "--floats", type=Path, metavar="DIR", help="float models of the same names, measured beside"
+    )
     parser.add_argument("--repeat", type=int, default=50, help="most rounds of the programs")
     parser.add_argument("--seconds", type=float, default=20, help="about the most for measuring")
     parser.add_argument("--warmup", type=int, default=3, help="rounds that are not counted")
@@ -156,8 +206,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RATIO",
         help="the most that peak memory at run may be of ONNX Runtime's",
     )
+    parser.add_argument(
+        "--limit-float", type=float, metavar="RATIO", help="the most of our own float32 time"
+    )
     parser.add_argument("--limit-compile", type=float, metavar="SECONDS", help="for each model")
-    parser.add_argument("--max-error", type=float, default=1e-4, help="the most relative error")
+    parser.add_argument(
+        "--max-error",
+        type=float,
+        help="the most relative error; by default 1e-4, and 0.1 of quantized models, whose "
+        "numbers fall to the other side of a rounding here and there",
+    )
     return parser
 
 
@@ -208,17 +266,22 @@ def _in_process(
 
 def run_once(task: dict[str, Any]) -> None:
     """The inside of `_in_process`."""
-    onnx_path, package_path = map(Path, task["paths"])
+    onnx_path, package_path, *float_path = map(Path, task["paths"])
     settings = Settings(**task["settings"])
     try:
-        if task["step"] == "compile":
+        if task["step"] == "quantize":
+            bench_quantized.quantize_file(
+                onnx_path, package_path, reduce_range=settings.reduce_range
+            )
+            values: dict[str, Any] = {}
+        elif task["step"] == "compile":
             values = compile_model(onnx_path, package_path, settings)
         elif task["step"] == "memory":
             values = load_and_run(
                 onnx_path, package_path, task["threads"], task["program"], settings.precision
             )
         else:
-            values = measure(onnx_path, package_path, settings, task["threads"])
+            values = measure(onnx_path, package_path, settings, task["threads"], *float_path)
     except Exception as error:  # noqa: BLE001 - the other models shall be measured all the same
         traceback.print_exc()
         message = (str(error).splitlines() or [""])[0]
@@ -300,7 +363,11 @@ def inputs_of(package_path: Path) -> Path:
 
 
 def measure(
-    onnx_path: Path, package_path: Path, settings: Settings, threads: int
+    onnx_path: Path,
+    package_path: Path,
+    settings: Settings,
+    threads: int,
+    float_path: Path | None = None,
 ) -> dict[str, Any]:
     """Medians and minima of all programs, and tvmopt's error against ONNX Runtime."""
     import tvmopt
@@ -314,7 +381,10 @@ def measure(
     np.savez(inputs_of(package_path), **inputs)
     outputs = package.run(inputs, threads)
     runners: dict[str, Callable[[], object]] = {OWN: package.bind(inputs, threads)}
+    if float_path is not None:
+        runners[FLOAT] = tvmopt.load(float_path).bind(inputs, threads)
     runners |= peer_runners(settings.peers, onnx_path, inputs, threads, settings.precision)
+    quantized = bench_quantized.is_quantized(onnx_path)
 
     seconds: list[float] = []
     for _ in range(2):  # the first round allocates
@@ -328,19 +398,39 @@ def measure(
     results = benchmark_alternating(runners, repeat=repeat, warmup=settings.warmup)
     return {
         "load_seconds": load_seconds,
-        "relative_error": error_against_onnxruntime(onnx_path, inputs, outputs),
+        "relative_error": error_against_onnxruntime(
+            onnx_path, inputs, outputs, optimized=not quantized
+        ),
+        "quantized": quantized,
+        "precision": precisions(package, onnx_path, settings.peers) if quantized else {},
         "median_ms": {name: result.p50_us / 1e3 for name, result in results.items()},
         "min_ms": {name: result.min_us / 1e3 for name, result in results.items()},
     }
 
 
-def error_against_onnxruntime(path: Path, inputs: Tensors, found: Tensors) -> float | None:
+def precisions(package: Any, path: Path, peers: list[str]) -> dict[str, str]:
+    """In what each program computes the products of a quantized model."""
+    found = {OWN: bench_quantized.own_precision(package)}
+    if "onnxruntime" in peers:
+        with tempfile.TemporaryDirectory() as folder:
+            found["onnxruntime"] = bench_quantized.onnxruntime_precision(path, Path(folder))
+    if "openvino" in peers:
+        found["openvino"] = bench_quantized.openvino_precision(path)
+    return found
+
+
+def error_against_onnxruntime(
+    path: Path, inputs: Tensors, found: Tensors, *, optimized: bool
+) -> float | None:
     """The error of tvmopt's outputs; None where ONNX Runtime is not installed."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     expected = dict(zip(names, session.run(names, inputs), strict=True))
     return max(error_of(found[name], expected[name]) for name in names)

@@ -7,6 +7,11 @@ from typing import Any
 
 OWN = "tvmopt"
 PEERS = ("onnxruntime", "openvino")
+FLOAT = "tvmopt float32"
+"""Our own package of the float model, beside that of a quantized one."""
+
+_ERROR = 1e-4
+_QUANTIZED_ERROR = 0.1
 
 
 @dataclass
@@ -26,6 +31,9 @@ class Row:
     run_peak_mb: dict[str, float] = field(default_factory=dict[str, float])
     """The most memory of a process of its own that loads the model and runs it, in 10^6 bytes."""
     relative_error: float | None = None
+    quantized: bool = False
+    precision: dict[str, str] = field(default_factory=dict[str, str])
+    """Of a quantized model, by program: how many products are computed in what."""
     error: str = ""
 
     def ratio(self, peer: str) -> float | None:
@@ -45,15 +53,18 @@ class Limits:
         ratio: our time over ONNX Runtime's, for each model.
         geomean: our time over a peer's, by its name: the geometric mean of all models.
         memory: our peak memory at run over ONNX Runtime's, for each model.
-        error: the relative error against ONNX Runtime's output.
+        error: the relative error against ONNX Runtime's output; None for 1e-4, or 0.1 of a
+            quantized model.
         compile_seconds: import to package, for each model.
+        float_ratio: our time of a quantized model over our float32 time, for each model.
     """
 
     ratio: float | None = None
     geomean: dict[str, float] = field(default_factory=dict[str, float])
     memory: float | None = None
-    error: float = 1e-4
+    error: float | None = None
     compile_seconds: float | None = None
+    float_ratio: float | None = None
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:
@@ -88,8 +99,11 @@ def tables_of(rows: Sequence[Row], peers: Sequence[str]) -> list[Any]:
     times = Table(title="median latency in ms; ratio = tvmopt / peer, below 1 tvmopt is faster")
     costs = Table(title="peak memory at run and its ratio to a peer's; what a compilation takes")
     overs = [f"/ {peer}" for peer in peers]
+    floats = [FLOAT] if any(FLOAT in row.median_ms for row in rows) else []
+    programs = (OWN, *floats, *peers)
+    rivals = (*floats, *peers)
     for table, columns in (
-        (times, (OWN, *peers, *overs, "speed-up", "rel. error")),
+        (times, (*programs, *(f"/ {name}" for name in rivals), "speed-up", "rel. error")),
         (costs, ("run MB", *overs, "compile s", "peak MB", "load s", "package/onnx")),
     ):
         table.add_column("model")
@@ -100,8 +114,8 @@ def tables_of(rows: Sequence[Row], peers: Sequence[str]) -> list[Any]:
         if row.error:
             times.add_row(*names, "failed", style="red")
             continue
-        cells = [_number(row.median_ms.get(name)) for name in (OWN, *peers)]
-        cells += [_number(row.ratio(peer)) for peer in peers]
+        cells = [_number(row.median_ms.get(name)) for name in programs]
+        cells += [_number(row.ratio(name)) for name in rivals]
         cells.append(_number(speed_up(row, rows)))
         cells.append("-" if row.relative_error is None else f"{row.relative_error:.1e}")
         times.add_row(*names, *cells)
@@ -124,9 +138,10 @@ def sentence(row: Row) -> str:
 
 
 def closing_lines(rows: Sequence[Row], peers: Sequence[str]) -> list[str]:
-    """Geometric means for each number of threads, and the speed-ups that they bring."""
-    lines: list[str] = []
-    for peer in peers:
+    """Precisions, geometric means for each number of threads, and the speed-ups that they bring."""
+    told = {(row.model, name, text) for row in rows for name, text in row.precision.items()}
+    lines = [f"{model}: {name} computes {text}" for model, name, text in sorted(told)]
+    for peer in (FLOAT, *peers):
         for threads, (mean, count) in geomeans(rows, peer).items():
             models = f"geometric mean of {count} models"
             lines.append(f"{threads} thread(s): {OWN} / {peer} {mean:.3f}, {models}")
@@ -165,12 +180,21 @@ def _over(row: Row, limits: Limits) -> list[str]:
     lines: list[str] = []
     ratio, memory = row.ratio("onnxruntime"), row.memory_ratio("onnxruntime")
     # A NaN is over every limit.
-    if row.relative_error is not None and not row.relative_error <= limits.error:
-        lines.append(f"relative error {row.relative_error:.1e} is over {limits.error:.1e}")
+    error = limits.error
+    if error is None:
+        error = _QUANTIZED_ERROR if row.quantized else _ERROR
+    if row.relative_error is not None and not row.relative_error <= error:
+        lines.append(f"relative error {row.relative_error:.1e} is over {error:.1e}")
     if limits.ratio is not None and ratio is not None and ratio > limits.ratio:
         lines.append(f"{ratio:.2f} times ONNX Runtime's time is over {limits.ratio}")
     if limits.memory is not None and memory is not None and memory > limits.memory:
         lines.append(f"{memory:.2f} times ONNX Runtime's memory is over {limits.memory}")
+    if limits.float_ratio is not None:
+        own = row.ratio(FLOAT)
+        if own is None and not row.error:
+            lines.append("our float32 time has a limit and was not measured")
+        elif own is not None and own > limits.float_ratio:
+            lines.append(f"{own:.2f} times our float32 time is over {limits.float_ratio}")
     if limits.compile_seconds is not None and row.compile_seconds > limits.compile_seconds:
         lines.append(f"compiled in {row.compile_seconds:.1f} s, over {limits.compile_seconds} s")
     return [f"{_place(row)}: {line}" for line in lines]

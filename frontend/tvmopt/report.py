@@ -43,13 +43,14 @@ class Layer:
         op: what it is, in the field's words: `conv2d+add+relu`.
         schedule: name of the rule (or `record`) that scheduled it.
         fallback: why no specific rule took it; empty when one did.
-        flops: floating-point operations of one call; 0 for pure data movement.
+        flops: arithmetic operations of one call, of integers, too; 0 for pure data movement.
         bytes_moved: size in bytes of what it reads of its inputs, and of its outputs.
         outputs: shapes of its outputs, as text such as `float32[1, 64, 56, 56]`.
         weight_bytes: the part of it that is constants.
         predicted_cycles: what the schedule's cost model expects of one core; 0 where it has none.
         pieces: equal parts that cores share; 1 where one core does all.
-        products: the type of the operands that it multiplies, which decides how fast it can be.
+        products: the type of the operands that it multiplies, which decides how fast it can be:
+            `float32`, `bfloat16` or `int8`.
     """
 
     kernel: str

@@ -14,6 +14,7 @@ from tvm import IRModule, ir, s_tir, tirx
 from tvm.s_tir.analysis import estimate_tir_flops
 
 from tvmopt_schedules.cpu.code.pairs import in_float32
+from tvmopt_schedules.cpu.code.quads import in_int32
 
 CYCLES = "tvmopt.predicted_cycles"
 """Attribute of a scheduled PrimFunc: cycles of one call on one core, an integer."""
@@ -22,7 +23,7 @@ PIECES = "tvmopt.predicted_pieces"
 """Attribute of a scheduled PrimFunc: equal parts that cores share; 1 where one core does all."""
 
 FLOPS = "tvmopt.flops"
-"""Attribute of a scheduled PrimFunc: its floating-point operations, where they are not those of the
+"""Attribute of a scheduled PrimFunc: its arithmetic operations, where they are not those of the
 definition that it was made from."""
 
 
@@ -69,9 +70,9 @@ def parallel_pieces(func: tirx.PrimFunc) -> int:
 
 
 def operations(func: tirx.PrimFunc) -> int:
-    """Floating-point operations of one call of a kernel; 0 where TVM cannot tell."""
+    """Arithmetic operations of one call of a kernel; 0 where TVM cannot tell."""
     try:
-        return int(estimate_tir_flops(IRModule({"main": in_float32(func)})))
+        return int(estimate_tir_flops(IRModule({"main": in_int32(in_float32(func))})))
     except tvm.error.InternalError:
         return 0
 

@@ -132,6 +132,12 @@ def test_the_roofline_of_bfloat16_products_is_the_peak_for_them(small_package):
     assert CorePeak(200.0, 1.0).of("bfloat16") == 200.0  # no instruction for them
 
 
+def test_the_peak_for_integers_is_above_that_of_floats(small_package):
+    peak = core_peak(small_package.manifest.target)
+    assert peak.int8_gops > peak.gflops
+    assert peak.of("int8") == peak.int8_gops
+
+
 def test_the_peak_for_bfloat16_is_measured_where_the_cpu_has_it(small_package):
     peak = core_peak(small_package.manifest.target)
     has_it = "avx512bf16" in small_package.manifest.target.isa

@@ -53,6 +53,14 @@ def test_residual_add_joins_one_of_its_anchors() -> None:
     assert group(nodes) in ([[1], [0, 2]], [[0], [1, 2]])
 
 
+def test_quantized_residual_is_dequantized_where_it_is_added() -> None:
+    # both: conv -> quantize -> dequantize; add
+    nodes = [Node(A, size=8), Node(E, [0], size=8, item_bytes=1), Node(E, [1], size=8)]
+    nodes += [Node(A, size=8), Node(E, [3], size=8, item_bytes=1), Node(E, [4], size=8)]
+    nodes += [Node(E, [2, 5], size=8, escapes=True)]
+    assert group(nodes) == [[3, 4], [0, 1, 2, 5, 6]]
+
+
 def test_model_output_ends_its_group() -> None:
     nodes = [Node(A), Node(E, [0], escapes=True), Node(E, [1], escapes=True)]
     assert group(nodes) == [[0, 1], [2]]

@@ -13,6 +13,7 @@ from tvmopt import Pass
 from tvmopt_plugins.layout import Layout
 from tvmopt_plugins.pack_matmul import PackMatmul
 from tvmopt_plugins.target_x86 import cpu_info
+from tvmopt_schedules.cpu.code.marked_quads import split_excess
 from tvmopt_schedules.cpu.code.quads import are_narrow, pack_quads
 
 R = relax.op
@@ -99,6 +100,73 @@ def test_convolution(
     _check(made, [x], _convolve(x.astype("int32"), w.astype("int32"), stride, pad, groups))
 
 
+def _rarely_large(*shape: int, largest: int) -> np.ndarray:
+    """Small weights, and in few places four neighbours of the largest magnitude and one sign."""
+    rng = np.random.default_rng(2)
+    weight = rng.integers(-24, 24, shape, endpoint=True)
+    channels = np.where(rng.random((shape[0], 1, *shape[2:])) < 0.02, largest, 0)
+    weight[:, :8] = np.where(channels > 0, channels, weight[:, :8])
+    return np.minimum(np.where(rng.random(shape) < 0.5, weight, -weight), 127).astype("int8")
+
+
+@pytest.mark.parametrize(
+    ("largest", "words"),
+    [(NARROW, "vpaddw"), (WHOLE, "vpmaddubsw")],
+    ids=["two sums in 16 bits", "one sum in 16 bits"],
+)
+@pytest.mark.parametrize(
+    ("channels", "kernel", "groups"), [(48, 3, 1), (64, 1, 1), (40, 1, 1), (64, 3, 2)]
+)
+def test_what_exceeds_16_bits_is_added_apart(
+    device: str, channels: int, kernel: int, groups: int, largest: int, words: str
+) -> None:
+    x = np.full((1, channels, 9, 14), 255, "uint8")
+    w = _rarely_large(64, channels // groups, kernel, kernel, largest=largest)
+    pad = kernel // 2
+
+    def emit(bb: relax.BlockBuilder, inputs: Any) -> relax.Expr:
+        conv = R.nn.conv2d(
+            inputs[0], relax.const(w), padding=[pad] * 4, groups=groups, out_dtype="int32"
+        )
+        return bb.emit(bb.emit(conv))
+
+    made = compile_relax(device, [(x.shape, "uint8")], emit, LOWERED)
+    _check(made, [x], _convolve(x.astype("int32"), w.astype("int32"), 1, pad, groups))
+    if device == "x86-avx2":
+        assert words in made.assembly
+        assert not re.search(r"vmovdq\S*\t%ymm\d+, \S*\(%rsp\)", made.assembly)
+
+
+@pytest.mark.parametrize(("quads", "largest"), [(1, 127), (2, 64)])
+def test_fitting_weights_and_their_excess_are_the_weights(quads: int, largest: int) -> None:
+    packed = _weight(3, 2, 16, 8, largest=largest)
+    split = split_excess(packed, quads)
+    assert np.abs(_sums_of_one_sign(split.fitting, quads)).max() == 128
+    assert np.abs(_sums_of_one_sign(split.excess, quads)).max() <= 128
+    assert not split.excess[0].any()
+    excess = split.excess[split.marks].reshape(packed.shape)
+    np.testing.assert_array_equal(split.fitting + excess, packed)
+
+
+def _sums_of_one_sign(weights: np.ndarray, quads: int) -> np.ndarray:
+    """What goes into a sum of 16 bits: pairs of `quads` neighbouring quads."""
+    *outer, factor, block = weights.shape
+    words = weights.astype(int).reshape(*outer, factor // (4 * quads), quads, 2, 2, block)
+    return np.stack([np.maximum(words, 0).sum((-4, -2)), np.minimum(words, 0).sum((-4, -2))])
+
+
+def test_operations_of_integers_are_counted_like_those_of_floats(device: str) -> None:
+    x, w = _image(1, 64, 9, 14), _rarely_large(64, 64, 3, 3, largest=NARROW)
+
+    def emit(bb: relax.BlockBuilder, inputs: Any) -> relax.Expr:
+        return bb.emit(bb.emit(R.nn.conv2d(inputs[0], relax.const(w), out_dtype="int32")))
+
+    layers = compile_relax(device, [(x.shape, "uint8")], emit, LOWERED).layers
+    (layer,) = [one for one in layers if "conv2d" in one.kernel]
+    assert layer.products == "int8"
+    assert layer.flops == 2 * 64 * 64 * 9 * (9 - 2) * (14 - 2)
+
+
 def test_padding_holds_the_number_that_stands_for_zero(device: str) -> None:
     x, w = _image(1, 16, 9, 10), _weight(32, 16, 3, 3, largest=NARROW)
 
@@ -165,6 +233,21 @@ def test_vnni_multiplies_without_leaving_the_registers() -> None:
 
     made = compile_relax("x86-vnni", [((128, 256), "uint8")], emit, LOWERED, cores=1)
     assert made.assembly.count("vpdpbusd") >= 14  # one for each accumulator of the tile
+    assert not re.search(r"vmovdq\S*\t%zmm\d+, \S*\(%rsp\)", made.assembly)
+
+
+def test_vnni_convolution_needs_no_narrow_weights() -> None:
+    """Compiled, not run: any machine can."""
+    w = _rarely_large(256, 256, 3, 3, largest=WHOLE)
+
+    def emit(bb: relax.BlockBuilder, inputs: Any) -> relax.Expr:
+        return bb.emit(
+            bb.emit(R.nn.conv2d(inputs[0], relax.const(w), padding=[1] * 4, out_dtype="int32"))
+        )
+
+    made = compile_relax("x86-vnni", [((1, 256, 14, 14), "uint8")], emit, LOWERED, cores=1)
+    assert made.assembly.count("vpdpbusd") >= 14
+    assert "vpmaddubsw" not in made.assembly
     assert not re.search(r"vmovdq\S*\t%zmm\d+, \S*\(%rsp\)", made.assembly)
 
 

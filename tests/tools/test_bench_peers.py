@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -138,6 +139,78 @@ def test_what_measures_a_peers_memory_holds_no_tvm(bench):
         [sys.executable, "-c", code], cwd=TOOLS, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def quantized(bench, **values):
+    return bench.Row("q", 1, quantized=True, relative_error=0.02, **values)
+
+
+def test_quantized_models_may_differ_by_roundings(bench, capsys):
+    one = quantized(bench)
+    assert bench.verdict([one], bench.Limits()) == 0
+    assert bench.verdict([one], bench.Limits(error=0.01)) == 3
+    one.quantized = False
+    assert bench.verdict([one], bench.Limits()) == 3
+
+
+def test_our_float_time_has_a_limit_and_a_column(bench, capsys):
+    one = quantized(bench, median_ms={"tvmopt": 1.0, "tvmopt float32": 2.0})
+    assert bench.verdict([one], bench.Limits(float_ratio=0.5)) == 0
+    assert bench.verdict([one], bench.Limits(float_ratio=0.4)) == 3
+    assert "0.50 times our float32 time is over 0.4" in capsys.readouterr().out
+    one.onnx_bytes = 1
+    times, _ = bench.tables_of([one], [])
+    assert [column.header for column in times.columns][2:5] == [
+        "tvmopt",
+        "tvmopt float32",
+        "/ tvmopt float32",
+    ]
+
+
+def test_a_limit_on_a_float_time_that_was_not_measured_is_not_kept(bench, capsys):
+    assert bench.verdict([quantized(bench)], bench.Limits(float_ratio=0.5)) == 3
+
+
+def test_programs_say_what_they_compute(bench_rows):
+    one = bench_rows.Row("q", 1, precision={"openvino": "2 of 3 products int8"})
+    assert "q: openvino computes 2 of 3 products int8" in bench_rows.closing_lines([one], [])
+
+
+def test_quantized_files_are_told_by_all_programs(bench, load_tool, tmp_path):
+    made = load_tool("bench_quantized")
+    source, path = save_products(tmp_path / "f.onnx"), tmp_path / "q.onnx"
+    assert not made.is_quantized(source)
+    made.quantize_file(source, path, reduce_range=True)
+    assert made.is_quantized(path)
+    initializers = {one.name: one for one in onnx.load(path).graph.initializer}
+    weights = [numpy_helper.to_array(one) for one in initializers.values()]
+    assert max(abs(one).max() for one in weights if one.dtype == np.int8) <= 64
+    settings = bench.Settings("x86", [], ["onnxruntime"], 5, 0.1, 1)
+    bench.compile_model(path, tmp_path / "q.tvmpkg", settings)
+    bench.compile_model(source, tmp_path / "f.tvmpkg", settings)
+    found = bench.measure(path, tmp_path / "q.tvmpkg", settings, 1, tmp_path / "f.tvmpkg")
+    assert list(found["median_ms"]) == ["tvmopt", "tvmopt float32", "onnxruntime"]
+    assert found["precision"] == {
+        "tvmopt": "1 of 1 products int8",
+        "onnxruntime": "1 of 1 products int8",
+    }
+    assert found["relative_error"] < 0.02
+
+
+def save_products(path):
+    """A convolution and a ReLU."""
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 16, 8, 8])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 16, 8, 8])
+    weight = np.random.default_rng(0).standard_normal((16, 16, 1, 1)).astype("float32")
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w"], ["z"]),
+        onnx.helper.make_node("Relu", ["z"], ["y"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(weight, "w")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, path)
+    return path
 
 
 def test_failed_model_exits_with_1_and_says_why(bench, capsys):

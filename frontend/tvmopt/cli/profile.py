@@ -74,7 +74,7 @@ def _show(result: "Profile", *, slowest_first: bool) -> None:
     layers = list(result.layers)
     if slowest_first:
         layers.sort(key=lambda row: row.time_us, reverse=True)
-    numbers = ("ms", "%", "predicted", "roofline", "% of it", "GFLOP/s", "GB/s")
+    numbers = ("ms", "%", "predicted", "roofline", "% of it", "Gop/s", "% peak", "GB/s")
     columns = ("layer", "op", *numbers, "schedule")
     title = f"layers, {counted(result.threads, 'thread')}"
     print_table(title, columns, [_row(row) for row in layers], numbers)
@@ -95,6 +95,8 @@ def _peak(result: "Profile") -> str:
     peak = f"{result.peak.gflops:.0f} GFLOP/s float32"
     if result.peak.bfloat16_gflops:
         peak += f", {result.peak.bfloat16_gflops:.0f} bfloat16"
+    if result.peak.int8_gops:
+        peak += f", {result.peak.int8_gops:.0f} int8"
     return peak
 
 
@@ -110,6 +112,7 @@ def _row(row: "LayerTime") -> tuple[str, ...]:
         f"{row.roofline_us / 1000:.3f}",
         f"{row.roofline_share:.0%}".rstrip("%"),
         f"{row.gflops:.1f}" if layer.flops > 0 else "-",
+        f"{row.peak_share:.0%}".rstrip("%") if layer.flops > 0 else "-",
         f"{row.gbytes_per_s:.1f}",
         f"{layer.schedule} ({layer.fallback})" if layer.fallback else layer.schedule,
     )

@@ -6,10 +6,12 @@ AVX-512BW), or plain integer arithmetic; all are exact. `ROUND_TO_INT32` becomes
 
 from typing import Any
 
+import numpy as np
 import tvm
 import tvm_ffi
 from tvm import ir, tirx
 
+from tvmopt.compiler.marked_steps import DOT_FITTING_OCTS, READ_AGAIN
 from tvmopt.compiler.placeholders import (
     are_neighbours,
     features_of,
@@ -17,6 +19,7 @@ from tvmopt.compiler.placeholders import (
     is_constant,
     lanes_of,
     like,
+    operator,
     vector,
     with_functions,
 )
@@ -39,6 +42,18 @@ def lower_integers(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
     return _Lowering(features_of(func)).apply(func)
 
 
+def fastest_dot(features: frozenset[str]) -> tuple[int, Any]:
+    """The fastest instructions, which are exact for suitable numbers alone.
+
+    Returns:
+        How many products they add up in each lane, and a function of two vectors of quads.
+    """
+    if not features.isdisjoint({"avx512vnni", "avxvnni"}) or features.isdisjoint(_WORDS):
+        return 4, lambda a, b: ir.Call(operator(DOT_NARROW_QUADS), [a, b], ret_ty="int32")
+    octs = operator(DOT_FITTING_OCTS)
+    return 8, lambda a, b: ir.Call(octs, [a, b, b, a], ret_ty="int32")
+
+
 class _Lowering:
     """Rewrites one kernel and collects the functions it needs."""
 
@@ -47,7 +62,8 @@ class _Lowering:
         self.imports: dict[str, str] = {}
 
     def apply(self, func: Any) -> Any:
-        body = tvm_ffi.structural_map(func.body, (tirx.Add, self._add))
+        body = tvm_ffi.structural_map(func.body, (tirx.Cast, _without_storage))
+        body = tvm_ffi.structural_map(body, (tirx.Add, self._add))
         body = tvm_ffi.structural_map(body, (ir.Call, self._call))
         if body.same_as(func.body):
             return func
@@ -64,6 +80,9 @@ class _Lowering:
             return self._dot(like(0, "int32", lanes_of(call)), call)
         if is_call(call, ROUND_TO_INT32):
             return self._rounded(*call.args)
+        if is_call(call, READ_AGAIN):
+            self.imports[_LOAD_AGAIN] = _AGAIN_FUNCTION
+            return tirx.call_pure_extern("int32", _LOAD_AGAIN, *call.args)
         return self._quad(*call.args) if is_call(call, QUAD) else call
 
     def _rounded(self, value: Any) -> Any:
@@ -76,9 +95,15 @@ class _Lowering:
 
     def _dot(self, total: Any, call: Any) -> Any:
         lanes = lanes_of(total)
-        function = _function(lanes, self.features, narrow=is_call(call, DOT_NARROW_QUADS))
+        if is_call(call, DOT_FITTING_OCTS):
+            function = _octs(lanes, self.features)
+        else:
+            function = _function(lanes, self.features, narrow=is_call(call, DOT_NARROW_QUADS))
         if function is None:
-            return total + _in_int32(*call.args)
+            count = len(call.args) // 2
+            for a, b in zip(call.args[:count], call.args[count:], strict=True):
+                total = total + _in_int32(a, b)
+            return total
         name, text = function
         self.imports[name] = text
         return tirx.call_pure_extern(vector("int32", lanes), name, total, *call.args)
@@ -96,7 +121,56 @@ class _Lowering:
 
 
 def _is_dot(expr: Any) -> bool:
-    return is_call(expr, DOT_QUADS) or is_call(expr, DOT_NARROW_QUADS)
+    return any(is_call(expr, name) for name in (DOT_QUADS, DOT_NARROW_QUADS, DOT_FITTING_OCTS))
+
+
+def _without_storage(cast: tirx.Cast) -> Any:
+    """`float(uint8(x))` is `float(x)` where a quantization has bounded `x`: nothing is stored."""
+    stored = cast.value
+    if _scalar_type(cast) != "float32" or not isinstance(stored, tirx.Cast):
+        return cast
+    type_ = _scalar_type(stored)
+    if type_ not in ("uint8", "int8"):
+        return cast
+    bounds = _bounds(stored.value)
+    kept = np.iinfo(type_)
+    if bounds is None or bounds[0] < kept.min or bounds[1] > kept.max:
+        return cast
+    return stored.value.astype(vector("float32", lanes_of(cast)))
+
+
+def _scalar_type(expr: Any) -> str:
+    return tvm.DataType(str(expr.ty)).with_lanes(1).__str__()
+
+
+def _bounds(expr: Any) -> tuple[float, float] | None:
+    """The least and the largest an expression can be, if it is a rounded clip and a zero point."""
+    zero = 0.0
+    if isinstance(expr, tirx.Add):
+        constant = _constant(expr.b)
+        if constant is None:
+            return None
+        expr, zero = expr.a, constant
+    if not is_call(expr, ROUND_TO_INT32):
+        return None
+    low, high = -np.inf, np.inf
+    inner = expr.args[0]
+    while isinstance(inner, (tirx.Max, tirx.Min)):
+        limits = [_constant(side) for side in (inner.a, inner.b)]
+        given = [one for one in limits if one is not None]
+        if len(given) != 1:
+            break
+        if isinstance(inner, tirx.Max):
+            low = max(low, given[0])
+        else:
+            high, low = min(high, given[0]), min(low, given[0])
+        inner = inner.b if limits[0] is not None else inner.a
+    return low + zero, high + zero
+
+
+def _constant(expr: Any) -> float | None:
+    expr = expr.value if isinstance(expr, tirx.Broadcast) else expr
+    return float(expr.value) if isinstance(expr, (tirx.FloatImm, tirx.IntImm)) else None
 
 
 def _nan_is_lowest(value: Any) -> Any:
@@ -140,6 +214,15 @@ define i32 @{_LOAD_QUAD}(ptr %p) nounwind willreturn memory(argmem: read) {{
 }}
 """
 
+_LOAD_AGAIN = "tvmopt_load_again"
+
+_AGAIN_FUNCTION = f"""
+define i32 @{_LOAD_AGAIN}(ptr %p) nounwind willreturn {{
+  %r = load volatile i32, ptr %p, align 1
+  ret i32 %r
+}}
+"""
+
 # By lanes: the products of bytes, and of words.
 _MULTIPLY_ADD = {
     16: ("llvm.x86.avx512.pmaddubs.w.512", "llvm.x86.avx512.pmaddw.d.512"),
@@ -147,6 +230,7 @@ _MULTIPLY_ADD = {
     4: ("llvm.x86.ssse3.pmadd.ub.sw.128", "llvm.x86.sse2.pmadd.wd"),
 }
 _WORDS_FEATURE = {16: "avx512bw", 8: "avx2", 4: "ssse3"}
+_WORDS = frozenset(_WORDS_FEATURE.values())
 
 
 def _function(lanes: int, features: frozenset[str], *, narrow: bool) -> tuple[str, str] | None:
@@ -186,6 +270,32 @@ define {quads} @{name}({quads} %c, {quads} %a, {quads} %b) {_PURE} {{
   %x = bitcast {quads} %a to {octets}
   %y = bitcast {quads} %b to {octets}
   %p = call {words} @{of_octets}({octets} %x, {octets} %y)
+  %s = call {quads} @{of_words}({words} %p, {words} {_splat(2 * lanes, 1)})
+  %r = add {quads} %c, %s
+  ret {quads} %r
+}}
+"""
+    return name, text
+
+
+def _octs(lanes: int, features: frozenset[str]) -> tuple[str, str] | None:
+    """The same with two quads on each side, whose products are added in 16 bits."""
+    if _WORDS_FEATURE.get(lanes) not in features:
+        return None
+    name = f"tvmopt_octs_{lanes}"
+    quads, words, octets = f"<{lanes} x i32>", f"<{2 * lanes} x i16>", f"<{4 * lanes} x i8>"
+    of_octets, of_words = _MULTIPLY_ADD[lanes]
+    text = f"""
+declare {words} @{of_octets}({octets}, {octets})
+declare {quads} @{of_words}({words}, {words})
+define {quads} @{name}({quads} %c, {quads} %a0, {quads} %a1, {quads} %b0, {quads} %b1) {_PURE} {{
+  %x0 = bitcast {quads} %a0 to {octets}
+  %x1 = bitcast {quads} %a1 to {octets}
+  %y0 = bitcast {quads} %b0 to {octets}
+  %y1 = bitcast {quads} %b1 to {octets}
+  %p0 = call {words} @{of_octets}({octets} %x0, {octets} %y0)
+  %p1 = call {words} @{of_octets}({octets} %x1, {octets} %y1)
+  %p = add {words} %p0, %p1
   %s = call {quads} @{of_words}({words} %p, {words} {_splat(2 * lanes, 1)})
   %r = add {quads} %c, %s
   ret {quads} %r

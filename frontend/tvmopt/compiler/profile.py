@@ -27,7 +27,7 @@ class LayerTime:
         layer: the kernel call, as the report has it.
         time_us: median over the runs, in microseconds.
         share: part of all layers' time, from 0 to 1.
-        gflops: floating-point operations per nanosecond; 0 for pure data movement.
+        gflops: operations per nanosecond, of integers, too; 0 for pure data movement.
         peak_share: `gflops` over the measured peak of the cores used, for the type of the
             operands, from 0 to 1.
         gbytes_per_s: bytes of its inputs and outputs per nanosecond, caches included.
@@ -94,6 +94,7 @@ class Profile:
             {
                 "nodes": list(row.layer.nodes),
                 "op": row.layer.op,
+                "products": row.layer.products,
                 "kernel": row.layer.kernel,
                 "schedule": row.layer.schedule,
                 "fallback": row.layer.fallback,
@@ -117,6 +118,7 @@ class Profile:
             "threads": self.threads,
             "core_peak_gflops": self.peak.gflops,
             "core_peak_bfloat16_gflops": self.peak.bfloat16_gflops,
+            "core_peak_int8_gops": self.peak.int8_gops,
             "core_copy_gbytes_per_s": self.peak.gbytes_per_s,
             "layers": rows,
         }
@@ -198,7 +200,7 @@ class _Stopwatch:
 class Limits:
     """The least time of layers on this machine, and what their schedules expected.
 
-    Floating-point operations run at the cores' peak. Meanwhile weights come from where all weights
+    Operations run at the cores' peak for their type. Meanwhile weights come from where all weights
     of the model fit, and activations from where the layer's own fit: each at the measured rate of
     reading an array of that size. What is fused away, or never leaves a cache, costs nothing here:
     no schedule is below the line.

@@ -11,6 +11,7 @@ from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
 from tvmopt.compiler.bfloat16 import legalize_computations, lower_bfloat16, store_bfloat16
 from tvmopt.compiler.integers import lower_integers
+from tvmopt.compiler.marked_steps import split_marked_steps
 from tvmopt.compiler.placeholders import is_constant
 
 TIR_PIPELINE = "tvmopt"
@@ -143,6 +144,7 @@ def _lower(mod: tvm.IRModule, _ctx: Any) -> tvm.IRModule:
             tirx.transform.StmtSimplify(),
             tirx.transform.RemoveNoOp(),
             s_tir.transform.RewriteUnsafeSelect(),
+            _prim_func_pass(split_marked_steps),
             tirx.transform.CommonSubexprElim(),
             _prim_func_pass(_keep_nan),
             tirx.transform.FP8ComputeLegalize(),

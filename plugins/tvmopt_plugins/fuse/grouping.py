@@ -7,7 +7,8 @@ Five rules, in this order:
 2. *Epilogues.* From each anchor (convolution, matmul, pooling, row operator) the group grows along
    its result: a consumer joins when it is element-wise, or moves elements one to one, and the
    result has no other way out. Where it has several (`x * sigmoid(x)`), the operators between the
-   fork and the place where all ways meet join together.
+   fork and the place where all ways meet join together. Where another anchor computes the rest, the
+   group ends where its result is smallest: a quantized residual stays in bytes.
 3. *Choices.* A concatenation of what other kernels need not store first (a rotation of halves in
    rotary embeddings) grows likewise, and takes prologues as an element-wise chain does. With
    another operand it stays alone: that operand's kernel can store its result in place.
@@ -47,13 +48,14 @@ class Node:
     """One operator: its kind and the indices of the operators whose results it reads.
 
     `escapes` says that its result is also needed outside the graph, as a model output is; `size` is
-    the number of its result's elements.
+    the number of its result's elements, each of `item_bytes`.
     """
 
     kind: Kind
     inputs: Sequence[int] = ()
     escapes: bool = False
     size: int = 0
+    item_bytes: int = 4
 
 
 def group(nodes: Sequence[Node], max_ops: int = 64) -> list[list[int]]:
@@ -136,14 +138,41 @@ class _Grouping:
         )
 
     def _grow(self, tail: int) -> None:
+        tails = [tail]
         while not self.nodes[tail].escapes:
             room = self.max_ops - len(self.members[self.owner[tail]])
             block = self._until_ways_meet(tail, room)
-            if not block or any(len(self.members.get(index, ())) != 1 for index in block):
+            if not block:
+                return
+            if any(len(self.members.get(index, ())) != 1 for index in block):
+                self._shrink(tails)
                 return
             for index in block:
                 self._join(tail, index)
             tail = block[-1]
+            tails.append(tail)
+
+    def _shrink(self, tails: list[int]) -> None:
+        """Releases what makes the result larger, for the group that reads it to compute."""
+        smallest = tails[-1]
+        for index in reversed(tails):
+            if self._result_bytes(index) < self._result_bytes(smallest):
+                smallest = index
+        rest = [index for index in tails if index > smallest]
+        group = self.members[self.owner[smallest]]
+        if any(index > smallest and index not in rest for index in group):
+            return
+        if any(self.nodes[index].kind is not Kind.ELEMENTWISE for index in rest):
+            return
+        group = [index for index in group if index not in rest]
+        del self.members[tails[-1]]
+        for one in (group, *([index] for index in rest)):
+            self.members[one[-1]] = one
+            for index in one:
+                self.owner[index] = one[-1]
+
+    def _result_bytes(self, index: int) -> int:
+        return self.nodes[index].size * self.nodes[index].item_bytes
 
     def _until_ways_meet(self, tail: int, room: int) -> list[int]:
         """The operators after `tail` up to where all ways from it meet; empty if they do not."""

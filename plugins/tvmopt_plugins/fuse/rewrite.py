@@ -62,7 +62,9 @@ def _read(mod: tvm.IRModule, bindings: list[relax.Binding]) -> list[Node]:
         used = relax.analysis.free_vars(binding.value)
         inputs = [position[var] for var in used if var in position]
         escapes = binding.var in leaving
-        nodes.append(Node(_kind(mod, binding), inputs, escapes, _size(binding.var)))
+        nodes.append(
+            Node(_kind(mod, binding), inputs, escapes, _size(binding.var), _item_bytes(binding.var))
+        )
     return nodes
 
 
@@ -70,6 +72,11 @@ def _size(var: relax.Var) -> int:
     """The number of a tensor's elements; 0 where it is not static, or no tensor."""
     values = getattr(getattr(var.ty, "shape", None), "values", [0])
     return math.prod(int(getattr(dim, "value", 0)) for dim in values)
+
+
+def _item_bytes(var: relax.Var) -> int:
+    dtype = str(getattr(var.ty, "dtype", "") or "float32")
+    return (tvm.DataType(dtype).bits + 7) // 8
 
 
 def _kind(mod: tvm.IRModule, binding: relax.Binding) -> Kind:

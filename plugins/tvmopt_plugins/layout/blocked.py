@@ -8,6 +8,7 @@ from tvm import relax
 
 from tvmopt.rewriting import Graph, shape_of
 from tvmopt_schedules.cpu.compute.channel_blocks import blocks_of, join_channels, split_channels
+from tvmopt_schedules.cpu.machine import Machine
 
 ANCHOR = {"tvmopt.fusion": "anchor"}
 """Attribute of kernels that compute element-wise consumers on their results."""
@@ -42,10 +43,12 @@ class Images:
 
     Attributes:
         block: channels of a block.
+        machine: what the kernels are for.
     """
 
-    def __init__(self, block: int) -> None:
+    def __init__(self, block: int, machine: Machine) -> None:
         self.block = block
+        self.machine = machine
         self._blocked: dict[relax.Expr, Blocked] = {}
 
     def find(self, graph: Graph, expr: relax.Expr | None) -> Blocked | None:

@@ -1,12 +1,13 @@
 """Convolutions on blocked channels, with weights packed ahead of time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import gcd
 from typing import Any
 
 import numpy as np
-from tvm import relax
+from tvm import relax, te
 
 from tvmopt.rewriting import (
     Graph,
@@ -19,9 +20,9 @@ from tvmopt.rewriting import (
     stored_form,
 )
 from tvmopt_plugins.layout.blocked import ANCHOR, Images
-from tvmopt_schedules.cpu.code.dots import NARROW_QUADS, PAIRS, QUADS, Dot
+from tvmopt_schedules.cpu.code.dots import PAIRS, Dot, integer_weights
 from tvmopt_schedules.cpu.code.pairs import bfloat16_of, pack_pairs, pair_planes
-from tvmopt_schedules.cpu.code.quads import SIZE, are_narrow, pack_quads, quad_planes
+from tvmopt_schedules.cpu.code.quads import SIZE, quad_planes
 from tvmopt_schedules.cpu.compute.channel_blocks import blocks_of
 from tvmopt_schedules.cpu.compute.conv2d import conv2d_nchwc, pack_factor
 from tvmopt_schedules.cpu.compute.window import Window, depthwise_nchwc, sum_pool_nchwc
@@ -141,22 +142,27 @@ def emit_convolution(conv: Convolution, graph: Graph, images: Images) -> relax.E
         factor = pack_factor(conv.weight.shape[1], images.block)
     dtype = "float16" if conv.stored == "float16" else "float32"
     packed = pack_weight(conv.weight, images.block, factor).astype(dtype)
-    return _call(conv, data, constant(packed), conv.window, in_channels, graph)
+    return _call(conv, data, [constant(packed)], conv.window, in_channels, graph)
 
 
 def _call(
     conv: Convolution,
     data: relax.Expr,
-    weight: relax.Expr,
+    constants: Sequence[relax.Expr],
     window: Window,
     in_channels: int,
     graph: Graph,
     dot: Dot | None = None,
 ) -> relax.Expr:
+    """The kernel; `constants` are the packed weights, and what comes with them."""
+
+    def definition(data: te.Tensor, weight: te.Tensor, *others: te.Tensor) -> te.Tensor:
+        return conv2d_nchwc(data, weight, window, in_channels, conv.groups, dot, *others)
+
     return graph.bb.call_te(
-        partial(conv2d_nchwc, window=window, in_channels=in_channels, groups=conv.groups, dot=dot),
+        definition,
         data,
-        weight,
+        *constants,
         primfunc_name_hint="conv2d",
         primfunc_attrs=ANCHOR,
     )
@@ -208,7 +214,7 @@ def _emit_paired(conv: Convolution, graph: Graph, images: Images) -> relax.Expr 
         return None
     factor = pack_factor(group_in, images.block)
     packed = pack_pairs(pack_weight(weight, images.block, factor), 4)
-    return _call(conv, data, constant(packed), window, in_channels, graph, PAIRS)
+    return _call(conv, data, [constant(packed)], window, in_channels, graph, PAIRS)
 
 
 def _emit_quads(conv: Convolution, graph: Graph, images: Images) -> relax.Expr:
@@ -229,9 +235,10 @@ def _emit_quads(conv: Convolution, graph: Graph, images: Images) -> relax.Expr:
     # What the image's last block holds beyond its channels meets zeros.
     weight = np.pad(conv.weight, ((0, 0), (0, -group_in % SIZE), (0, 0), (0, 0)))
     packed = pack_weight(weight, images.block, factor)
-    dot = NARROW_QUADS if are_narrow(packed, 4) else QUADS
+    weights = integer_weights(packed, images.machine)
     in_channels = weight.shape[1] * conv.groups
-    return _call(conv, data, constant(pack_quads(packed, 4)), window, in_channels, graph, dot)
+    constants = [constant(array) for array in weights.constants]
+    return _call(conv, data, constants, window, in_channels, graph, weights.dot)
 
 
 def _ungrouped(conv: Convolution, graph: Graph) -> Convolution:

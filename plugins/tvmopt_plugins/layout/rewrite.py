@@ -41,8 +41,9 @@ _REWRITES = (
 def block_channels(mod: tvm.IRModule, options: "Layout", ctx: CompileContext) -> tvm.IRModule:
     """Rewrites `main` binding by binding."""
     capabilities = ctx.request.backend.capabilities
-    images = Images(options.block or capabilities.lanes)
-    winograd = Winograd.of(options.winograd, Machine.of(capabilities))
+    machine = Machine.of(capabilities)
+    images = Images(options.block or capabilities.lanes, machine)
+    winograd = Winograd.of(options.winograd, machine)
 
     def bound(rewrite: object) -> Rewrite:
         return lambda value, graph: rewrite(value, graph, images)  # pyright: ignore[reportCallIssue]

@@ -11,6 +11,7 @@ from tvm.s_tir.dlight import ScheduleRule
 
 from tvmopt import CompileContext, Layer
 from tvmopt_schedules.cpu.code.pairs import has_pairs, multiplies_pairs
+from tvmopt_schedules.cpu.code.quads import has_quads
 from tvmopt_schedules.cpu.machine import Machine
 from tvmopt_schedules.prediction import (
     FLOPS,
@@ -67,7 +68,7 @@ def schedule(mod: tvm.IRModule, source: "SchedulePass", ctx: CompileContext) -> 
             continue
         flops = int((made.attrs or {}).get(FLOPS, flops))
         fallback = "no specific rule takes it" if getattr(rule, "fallback", False) else ""
-        products = "bfloat16" if has_instruction and has_pairs(func) else "float32"
+        products = _products(func, pairs=has_instruction)
         chosen[var.name_hint] = _Chosen(
             _name(rule), fallback, flops, touched, prediction_of(made), products
         )
@@ -94,6 +95,13 @@ def _first_that_takes(
             assert isinstance(made, Schedule), f"{_name(rule)} returned {type(made).__name__}"
             return rule, made.mod["main"]
     return None, None
+
+
+def _products(func: tirx.PrimFunc, *, pairs: bool) -> str:
+    """`Layer.products`; `pairs` tells whether there is an instruction for those of bfloat16."""
+    if has_quads(func):
+        return "int8"
+    return "bfloat16" if pairs and has_pairs(func) else "float32"
 
 
 def _name(rule: ScheduleRule | None) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from tvmopt.rewriting import Graph, attrs_of, constant, constant_value, dtype_of, is_op, shape_of
+from tvmopt.rewriting import Graph, attrs_of, constant, is_op, shape_of
 from tvmopt_plugins.realize_quantized.quantized import of_call
 
 Array = np.ndarray[Any, Any]
@@ -35,8 +35,6 @@ def _own(arg: relax.Expr, graph: Graph) -> relax.Expr:
 
 def expand(value: relax.Expr, graph: Graph) -> relax.Expr | None:
     """What the other sweeps left; its kernels are those of the operators around."""
-    if is_op(value, "relax.astype"):
-        return _unstored(value, graph)
     if not is_op(value, "relax.quantize", "relax.dequantize"):
         return None
     found = of_call(value)
@@ -58,26 +56,6 @@ def to_floats(integers: relax.Expr, zero: Array, scale: Array) -> relax.Expr:
     if np.any(zero):
         numbers = relax.op.subtract(numbers, constant(zero.astype("float32")))
     return relax.op.multiply(numbers, constant(scale))
-
-
-def _unstored(value: relax.Call, graph: Graph) -> relax.Expr | None:
-    """`float(integer(x))` of what `to_integers` makes, if nothing else needs it to be stored."""
-    if dtype_of(value) != "float32" or graph.uses(value.args[0]) != 1:
-        return None
-    stored = graph.producer(value.args[0])
-    if not is_op(stored, "relax.astype") or dtype_of(stored.args[0]) != "int32":
-        return None
-    whole = graph.producer(stored.args[0])
-    zero = None
-    if is_op(whole, "relax.add"):
-        zero = constant_value(whole.args[1])
-        whole = graph.producer(whole.args[0])
-        if zero is None:
-            return None
-    if not is_op(whole, "relax.astype") or not is_op(graph.producer(whole.args[0]), "relax.round"):
-        return None
-    rounded = whole.args[0]
-    return rounded if zero is None else relax.op.add(rounded, constant(zero.astype("float32")))
 
 
 def to_integers(

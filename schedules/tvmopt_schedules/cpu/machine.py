@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+_OF_KERNELS = frozenset({"weight_registers", "other_registers", "adds_in_place"})
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -22,6 +24,10 @@ class Machine:
         l2_bytes_per_cycle: bytes that a stream from the level-2 cache brings in a cycle.
         l3_bytes_per_cycle: the same of the level-3 cache.
         memory_bytes_per_cycle: the same of memory.
+        weight_registers: registers for the weights of one vector of results; as a kernel's products
+            have it, like what follows.
+        other_registers: registers for scalars and for what is between products and sums.
+        adds_in_place: whether a multiply-add overwrites its sum or one of its factors.
     """
 
     lanes: int
@@ -37,6 +43,9 @@ class Machine:
     l2_bytes_per_cycle: float = 32.0
     l3_bytes_per_cycle: float = 16.0
     memory_bytes_per_cycle: float = 5.0
+    weight_registers: int = 1
+    other_registers: int = 1
+    adds_in_place: bool = True
 
     @property
     def broadcasts_from_memory(self) -> bool:
@@ -46,4 +55,5 @@ class Machine:
     @classmethod
     def of(cls, capabilities: Any) -> "Machine":
         """The machine that a backend's `Capabilities` describe."""
-        return cls(**{one.name: getattr(capabilities, one.name) for one in fields(cls)})
+        names = {one.name for one in fields(cls)} - _OF_KERNELS
+        return cls(**{name: getattr(capabilities, name) for name in names})

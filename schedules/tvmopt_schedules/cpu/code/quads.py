@@ -16,6 +16,7 @@ import numpy as np
 import tvm_ffi
 from tvm import ir, te, tirx
 
+from tvmopt_schedules.cpu.code.marked_quads import DOT_MARKED_QUADS, DOT_OCTS
 from tvmopt_schedules.cpu.code.operators import pure_operator
 from tvmopt_schedules.cpu.machine import Machine
 
@@ -34,6 +35,13 @@ SIZE = 4
 
 _VNNI = frozenset({"avx512vnni", "avxvnni"})
 _LARGEST_UINT8 = 255
+_RATES = {
+    DOT_QUADS: 0.27,
+    DOT_NARROW_QUADS: 0.5,
+    DOT_MARKED_QUADS: 0.5,
+    DOT_OCTS: 0.67,
+}
+"""Quads that are multiplied without VNNI, over float32 multiply-adds."""
 
 
 _DOTS = {
@@ -64,11 +72,19 @@ def machine_of_quads(machine: Machine, *, narrow: bool) -> Machine:
     Without VNNI, narrow products are `vpmaddubsw`, `vpmaddwd` and an addition; others take both
     halves apart first. Measured on Zen 3: 32 and 17 products in a cycle (float32: 16).
     """
+    return _multiplying(machine, DOT_NARROW_QUADS if narrow else DOT_QUADS)
+
+
+def _multiplying(machine: Machine, dot: str) -> Machine:
     if adds_in_int32(machine):
         return machine
-    rate = 0.5 if narrow else 0.27
     return replace(
-        machine, registers=machine.registers - 2, fmas_per_cycle=machine.fmas_per_cycle * rate
+        machine,
+        fmas_per_cycle=machine.fmas_per_cycle * _RATES[dot],
+        fma_latency=1.0,
+        weight_registers=2 if dot == DOT_OCTS else 1,
+        other_registers=5 if dot == DOT_OCTS else 3,
+        adds_in_place=False,
     )
 
 
@@ -86,16 +102,51 @@ def are_narrow(weight: np.ndarray[Any, Any], axis: int) -> bool:
 
 def machine_of_kernel(machine: Machine, func: tirx.PrimFunc) -> Machine:
     """The machine as the kernel's reductions see it, see `machine_of_quads`."""
+    found = _dots_of(func)
+    return _multiplying(machine, min(found, key=_RATES.__getitem__)) if found else machine
+
+
+def has_quads(func: tirx.PrimFunc) -> bool:
+    """Whether the kernel multiplies quads."""
+    return bool(_dots_of(func))
+
+
+def has_octs(func: tirx.PrimFunc) -> bool:
+    """Whether the kernel multiplies two quads at once."""
+    return DOT_OCTS in _dots_of(func)
+
+
+def in_int32(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """The kernel with as many operations in int32 instead of each product of quads.
+
+    It computes something else: TVM counts the operations of an expression, not of a placeholder.
+    """
+
+    def expand(call: ir.Call) -> Any:
+        name = _dot_name(call)
+        if name is None:
+            return call
+        a, b = call.args[:2]
+        products = a * b + b * a + a * a + b * b
+        return products + products if name == DOT_OCTS else products
+
+    return func.with_body(tvm_ffi.structural_map(func.body, (ir.Call, expand)))
+
+
+def _dots_of(func: tirx.PrimFunc) -> set[str]:
     found: set[str] = set()
 
     def note(call: ir.Call) -> None:
-        if isinstance(call.op, ir.Op):
-            found.add(call.op.name)
+        name = _dot_name(call)
+        if name is not None:
+            found.add(name)
 
     tvm_ffi.structural_walk(func.body, [(ir.Call, note)])
-    if found.isdisjoint({DOT_QUADS, DOT_NARROW_QUADS}):
-        return machine
-    return machine_of_quads(machine, narrow=DOT_NARROW_QUADS in found)
+    return found
+
+
+def _dot_name(call: ir.Call) -> str | None:
+    return call.op.name if isinstance(call.op, ir.Op) and call.op.name in _RATES else None
 
 
 def quad_planes(data: te.Tensor) -> te.Tensor:

@@ -36,6 +36,8 @@ def conv2d_nchwc(
     in_channels: int,
     groups: int = 1,
     dot: Dot | None = None,
+    marks: te.Tensor | None = None,
+    excess: te.Tensor | None = None,
 ) -> te.Tensor:
     """Convolution of a blocked, or of a plain `[N, C, H, W]`, image with packed weights.
 
@@ -47,6 +49,9 @@ def conv2d_nchwc(
         in_channels: true number of input channels, all groups together.
         groups: groups of channels; with more than one, a block of output channels must lie in one.
         dot: what the weights are packed for; None where they are single numbers.
+        marks: for a dot that has them, those of the steps of each block of output channels:
+            `[ceil(O / b), I / f, KH, KW, steps of f]`.
+        excess: its rows, `[rows, elements, b]`.
 
     Returns:
         The blocked image, in float32, or in int32 for 8-bit integers.
@@ -61,7 +66,8 @@ def conv2d_nchwc(
     assert out_blocks % groups == 0
     out_h, out_w = window.output(height, width)
     padded = pad_image(data, window)
-    ic = te.reduce_axis((0, steps), "ic")
+    elements = dot.elements if dot else 1
+    ic = te.reduce_axis((0, steps // elements), "ic")
 
     def read(n: Any, oc: Any, y: Any, x: Any, inside: Any) -> Any:
         first = 0 if groups == 1 else tirx.floordiv(oc, out_blocks // groups) * group_in
@@ -72,13 +78,25 @@ def conv2d_nchwc(
         return padded[n, tirx.floordiv(channel, block_in), y, x, tirx.floormod(channel, block_in)]
 
     def product(n: Any, oc: Any, y: Any, x: Any, kh: Any, kw: Any, ob: Any) -> Any:
-        factors = weight[oc, tirx.floordiv(ic, factor), kh, kw, tirx.floormod(ic, factor), ob]
-        if dot:
+        def factors(step: Any) -> Any:
+            outer, inner = tirx.floordiv(step, factor), tirx.floormod(step, factor)
+            return weight[oc, outer, kh, kw, inner, ob]
+
+        def joined(step: Any) -> Any:
             if len(padded.shape) == 4:
-                return dot.multiply(padded[n, ic, y, x], factors)
-            parts = [read(n, oc, y, x, size * ic + part) for part in range(size)]
-            return dot.multiply(dot.join(*parts), factors)
-        return read(n, oc, y, x, ic) * factors.astype(data.dtype)
+                return padded[n, step, y, x]
+            assert dot is not None
+            return dot.join(*(read(n, oc, y, x, size * step + part) for part in range(size)))
+
+        if dot is None:
+            return read(n, oc, y, x, ic) * factors(ic).astype(data.dtype)
+        at = [elements * ic + number for number in range(elements)]
+        operands = [*map(joined, at), *map(factors, at)]
+        if marks is not None and excess is not None:
+            inside = factor // elements
+            mark = marks[oc, tirx.floordiv(ic, inside), kh, kw, tirx.floormod(ic, inside)]
+            operands += [mark, *(excess[mark, number, ob] for number in range(elements))]
+        return dot.multiply(*operands)
 
     if window.is_pointwise:
         pixels: Any = te.compute(

@@ -9,6 +9,8 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvmopt_schedules.cpu.code.prefetch import LINE_BYTES, at, loads_of
 
+_WEIGHT_AXES = 6
+
 
 def next_weights(
     sch: s_tir.Schedule,
@@ -37,7 +39,7 @@ def next_weights(
         Loads, by the loop whose iterations ask for them.
     """
     *around, step = reduction
-    weight = loads_of(sch, update)[-1]
+    weight = _operands(sch, update)[1]
     place: Any = tirx.const(0, "int64")
     count = 1
     for loop in [*tiles, *around]:
@@ -79,8 +81,9 @@ def next_pixels(
         outer: the loop over tiles of pixels.
         pixel: the loop of `tile` over pixels.
     """
-    data = loads_of(sch, update)[-2]
-    step = max(1, LINE_BYTES // (int(data.source.shape[-1]) * 4))
+    data, _ = _operands(sch, update)
+    pixel_bytes = int(data.source.shape[-1]) * data.source.dtype.itemsize
+    step = max(1, LINE_BYTES // pixel_bytes)
     following = sch.get(outer).loop_var + 1
     return [
         at(data, {**_places(sch, tile, {pixel: number}), sch.get(outer).loop_var: following})
@@ -117,6 +120,13 @@ def epilogue_operands(
                 line = line // size
             found.append(at(load, places))
     return found
+
+
+def _operands(sch: s_tir.Schedule, update: SBlockRV) -> tuple[Any, Any]:
+    """A load of the image and one of the weights, by the block that multiplies them."""
+    loads = loads_of(sch, update)
+    first = next(at for at, load in enumerate(loads) if len(load.source.shape) == _WEIGHT_AXES)
+    return loads[first - 1], loads[first]
 
 
 def _is_local(sch: s_tir.Schedule, load: Any) -> bool:

@@ -15,7 +15,7 @@ from tvmopt_schedules.cpu.code.loops import (
     work,
 )
 from tvmopt_schedules.cpu.code.prefetch import prefetch
-from tvmopt_schedules.cpu.code.quads import machine_of_kernel
+from tvmopt_schedules.cpu.code.quads import has_octs, machine_of_kernel
 from tvmopt_schedules.cpu.compute.conv2d import CONV2D, CONV2D_PIXELS, GROUPS
 from tvmopt_schedules.cpu.convolution.blocked_epilogue import (
     close_kernel,
@@ -112,7 +112,7 @@ class Conv2d(GuardedRule):
         sch.compute_at(anchor, pixel_outer, preserve_unit_loops=True)
         # LLVM leaves the stores of accumulators that a loop indexes in the reduction's innermost
         # loop when they come from `vdpbf16ps`: 130 GFLOP/s instead of 410.
-        paired = sch.get(anchor).reads[-1].source.dtype == "int32"
+        paired = sch.get(anchor).reads[1].source.dtype == "int32"
         store_tile(sch, last, (block, *order[order.index(block) + 1 :]), lane, straight=paired)
         loops = self._schedule_tile(sch, anchor, by_rows=by_rows)
         for name in kernel.before:
@@ -143,13 +143,17 @@ class Conv2d(GuardedRule):
         return predict(made, Prediction(cycles, parallel_pieces(made.mod["main"])))
 
     def _schedule_tile(self, sch: s_tir.Schedule, anchor: SBlockRV, *, by_rows: bool) -> "_Loops":
-        factor = int(sch.get(anchor).reads[1].source.shape[4])
+        outer_steps = int(sch.get(anchor).reads[1].source.shape[1])
         if by_rows:
             block, row, pixel, lane, ic, *window = sch.get_loops(anchor)[-7:]
             place = [row, pixel]
         else:
             block, pixel, lane, ic = sch.get_loops(anchor)[-4:]
             place, window = [pixel], []
+        factor = int(sch.get(ic).extent) // outer_steps
+        # A step of eight products is so short that what goes with it, once for two, shows.
+        twice = factor == 1 and outer_steps % 2 == 0 and has_octs(sch.mod["main"])
+        factor = 2 if twice else factor
         ic_outer, ic_inner = sch.split(ic, [None, factor])
         # Columns of a window share pixels. In straight code LLVM loads a pixel once for all columns
         # and keeps it, and accumulators leave the registers for it: half the speed at 3 channels.
@@ -157,7 +161,7 @@ class Conv2d(GuardedRule):
         # Blocks inside: a broadcast pixel is used up at once and needs one register.
         sch.reorder(*steps, ic_inner, *place, block, lane)
         sch.vectorize(lane)
-        for loop in (*place, block):
+        for loop in (*place, block, *([ic_inner] if twice else [])):
             sch.unroll(loop)
         return _Loops([*steps, ic_inner], block, pixel, [*place, block, lane])
 
@@ -175,7 +179,7 @@ class Conv2d(GuardedRule):
 
 def _shape(sch: s_tir.Schedule, anchor: SBlockRV, *, by_rows: bool) -> ConvShape:
     body = sch.get(anchor)
-    data, weight = (read.source for read in body.reads)
+    data, weight = (read.source for read in body.reads[:2])
     out = [int(dim) for dim in body.writes[0].source.shape]
     groups = int(body.annotations[GROUPS])
     weights = [int(dim) for dim in weight.shape]
