@@ -331,6 +331,34 @@ def test_what_only_moves_elements_moves_integers(name: str) -> None:
     )
 
 
+def test_gate_of_a_quantized_image_is_looked_up() -> None:
+    """SiLU, as QDQ files have it: `x * sigmoid(x)`, the sigmoid quantized in between."""
+    gate = Encoding.of_range(0.0, 1.0, "uint8")
+
+    def emit(bb: relax.BlockBuilder, x: Any) -> relax.Expr:
+        made = bb.emit(_dequantize(x, X))
+        sigmoid = bb.emit(_dequantize(bb.emit(_quantize(bb.emit(R.sigmoid(made)), gate)), gate))
+        return bb.emit(_quantize(bb.emit(R.multiply(made, sigmoid)), Z))
+
+    mod = _module((1, 8, 6, 8), "uint8", emit)
+    after, _ = _realized(mod)
+    assert _ops(after) == ["relax.astype", "relax.take"]
+    x = RNG.permutation(np.arange(384) % 256).astype("uint8").reshape(1, 8, 6, 8)
+    floats = X.dequantize(x)
+    inner = gate.round_trip((1 / (1 + np.exp(-floats.astype("float64")))).astype("float32"))
+    np.testing.assert_array_equal(_run(mod, x), Z.quantize(floats * inner))
+
+
+def test_function_of_two_images_is_no_table() -> None:
+    def emit(bb: relax.BlockBuilder, x: Any) -> relax.Expr:
+        made = bb.emit(_dequantize(x, X))
+        other = bb.emit(_dequantize(bb.emit(R.flip(x, axis=3)), X))
+        return bb.emit(_quantize(bb.emit(R.multiply(bb.emit(R.sigmoid(made)), other)), Z))
+
+    after, _ = _realized(_module((1, 8, 6, 8), "uint8", emit))
+    assert "relax.take" not in _ops(after)
+
+
 def test_what_stays_in_float_is_quantized_by_the_one_definition() -> None:
     x = RNG.standard_normal((1, 8, 5, 7)).astype("float32")
 

@@ -167,6 +167,33 @@ def test_operations_of_integers_are_counted_like_those_of_floats(device: str) ->
     assert layer.flops == 2 * 64 * 64 * 9 * (9 - 2) * (14 - 2)
 
 
+def test_looked_up_image_is_padded_by_the_kernel_that_reads_it(device: str) -> None:
+    """Squeeze-excite networks: convolution, table, depthwise convolution with another zero."""
+    x, w = _image(1, 16, 9, 10), _weight(16, 16, 1, 1, largest=24)
+    deep = _weight(16, 1, 3, 3, largest=NARROW, seed=3)
+    table = np.random.default_rng(4).permutation(256).astype("uint8")
+
+    def emit(bb: relax.BlockBuilder, inputs: Any) -> relax.Expr:
+        sums = bb.emit(R.nn.conv2d(inputs[0], relax.const(w), out_dtype="int32"))
+        scaled = bb.emit(R.multiply(bb.emit(R.astype(sums, "float32")), relax.const(0.01)))
+        limited = bb.emit(R.clip(scaled, relax.prim_value(-100.0), relax.prim_value(155.0)))
+        whole = bb.emit(R.add(bb.emit(R.astype(bb.emit(R.round(limited)), "int32")), _HUNDRED))
+        index = bb.emit(R.astype(bb.emit(R.astype(whole, "uint8")), "int32"))
+        found = bb.emit(R.take(relax.const(table), index, axis=0))
+        padded = bb.emit(R.nn.pad(found, [0, 0, 0, 0, 1, 1, 1, 1], pad_value=93))
+        return bb.emit(R.nn.conv2d(padded, relax.const(deep), groups=16, out_dtype="int32"))
+
+    made = compile_relax(device, [(x.shape, "uint8")], emit, LOWERED)
+    sums = _convolve(x.astype("int32"), w.astype("int32"), 1, 0, 1).astype("float32")
+    index = np.rint(np.clip(sums * np.float32(0.01), -100, 155)).astype("int32") + 100
+    wide = np.pad(table[index], ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=93)
+    _check(made, [x], _convolve(wide.astype("int32"), deep.astype("int32"), 1, 0, 16))
+    assert len(made.rules) == 3  # into the layout, and both convolutions
+
+
+_HUNDRED = relax.const(100, "int32")
+
+
 def test_padding_holds_the_number_that_stands_for_zero(device: str) -> None:
     x, w = _image(1, 16, 9, 10), _weight(32, 16, 3, 3, largest=NARROW)
 

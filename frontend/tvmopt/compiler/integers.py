@@ -125,9 +125,10 @@ def _is_dot(expr: Any) -> bool:
 
 
 def _without_storage(cast: tirx.Cast) -> Any:
-    """`float(uint8(x))` is `float(x)` where a quantization has bounded `x`: nothing is stored."""
+    """`wider(uint8(x))` is `wider(x)` where a quantization has bounded `x`: nothing is stored."""
     stored = cast.value
-    if _scalar_type(cast) != "float32" or not isinstance(stored, tirx.Cast):
+    wider = _scalar_type(cast)
+    if wider not in ("float32", "int32") or not isinstance(stored, tirx.Cast):
         return cast
     type_ = _scalar_type(stored)
     if type_ not in ("uint8", "int8"):
@@ -136,7 +137,7 @@ def _without_storage(cast: tirx.Cast) -> Any:
     kept = np.iinfo(type_)
     if bounds is None or bounds[0] < kept.min or bounds[1] > kept.max:
         return cast
-    return stored.value.astype(vector("float32", lanes_of(cast)))
+    return stored.value.astype(vector(wider, lanes_of(cast)))
 
 
 def _scalar_type(expr: Any) -> str:

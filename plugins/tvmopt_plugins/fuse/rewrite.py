@@ -26,6 +26,7 @@ _ANNOUNCED = {
     "anchor-moved": Kind.ANCHOR_MOVED,
     "row": Kind.ROW,
     "opaque": Kind.OPAQUE,
+    "elementwise": Kind.ELEMENTWISE,
 }
 
 

@@ -50,6 +50,7 @@ class Images:
         self.block = block
         self.machine = machine
         self._blocked: dict[relax.Expr, Blocked] = {}
+        self._pads: dict[relax.Expr, relax.Call] = {}
 
     def find(self, graph: Graph, expr: relax.Expr | None) -> Blocked | None:
         """The blocked form of an image if there is one already."""
@@ -61,6 +62,18 @@ class Images:
                 return image if visible else None
             expr = graph.producer(expr)  # a variable that only passes another one on
         return None
+
+    def note_pad(self, padded: relax.Expr, pad: relax.Call) -> None:
+        """Remembers what a plain image that is blocked, too, was padded from."""
+        self._pads[padded] = pad
+
+    def pad_of(self, graph: Graph, expr: relax.Expr | None) -> relax.Expr | None:
+        """The `relax.nn.pad` that an image is the result of; else what produces it."""
+        while isinstance(expr, relax.Var):
+            if expr in self._pads:
+                return self._pads[expr]
+            expr = graph.producer(expr)  # a variable that only passes another one on
+        return expr
 
     def enter(self, graph: Graph, expr: relax.Expr) -> Blocked:
         """The blocked form of an image; a new kernel makes it where there is none."""

@@ -53,6 +53,8 @@ def convolve(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | No
     if not is_op(value, "relax.nn.conv2d"):
         return None
     conv = read_convolution(value, graph)
+    if isinstance(conv, Convolution) and conv.stored == "int8":
+        conv = _with_padding(conv, graph, images)
     if isinstance(conv, str):
         graph.missed(f"left in the plain layout: {conv}")
         return None
@@ -87,12 +89,12 @@ def read_convolution(value: relax.Call, graph: Graph) -> Convolution | str:
     if min(window.padding) < 0:
         return "its padding is negative"
     conv = Convolution(data, array, window, int(attrs.groups), stored)
-    return _with_padding(replace(conv, stored="int8"), graph) if types == _INTEGERS else conv
+    return replace(conv, stored="int8") if types == _INTEGERS else conv
 
 
-def _with_padding(conv: Convolution, graph: Graph) -> Convolution:
+def _with_padding(conv: Convolution, graph: Graph, images: Images) -> Convolution:
     """The convolution with the padding that its image got, by a number that stands for zero."""
-    pad = graph.producer(conv.data)
+    pad = images.pad_of(graph, conv.data)
     if not is_op(pad, "relax.nn.pad") or any(conv.window.padding):
         return conv
     attrs = attrs_of(pad)

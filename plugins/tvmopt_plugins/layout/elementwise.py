@@ -41,6 +41,18 @@ def map_elements(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr 
     return images.leave(graph, relax.Call(value.op, args, value.attrs, value.ty_args), channels)
 
 
+def look_up(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None:
+    """`table[x]` for a blocked image `x`; what its last block holds beyond is an index, too."""
+    if not is_op(value, "relax.take"):
+        return None
+    table, index = value.args
+    array, image = constant_value(table), images.find(graph, index)
+    if image is None or array is None or array.ndim != 1:
+        return None
+    call = relax.Call(value.op, [table, image.var], value.attrs, value.ty_args)
+    return images.leave(graph, call, image.channels)
+
+
 def prelu(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None:
     """`prelu(x) = max(x, 0) + alpha * min(x, 0)`, with `alpha` along the channels."""
     if not is_op(value, "relax.nn.prelu"):

@@ -102,7 +102,9 @@ def pad(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None:
     padded = relax.op.nn.pad(
         image.var, [*widths, 0, 0], str(attrs.pad_mode), float(attrs.pad_value)
     )
-    return images.leave(graph, padded, image.channels)
+    plain = images.leave(graph, padded, image.channels)
+    images.note_pad(plain, value)
+    return plain
 
 
 def resize(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None:

@@ -9,7 +9,7 @@ from tvmopt import CompileContext
 from tvmopt.rewriting import Graph, Rewrite, rebuild, shape_of
 from tvmopt_plugins.layout.blocked import Images
 from tvmopt_plugins.layout.convolution import convolve
-from tvmopt_plugins.layout.elementwise import map_elements, prelu
+from tvmopt_plugins.layout.elementwise import look_up, map_elements, prelu
 from tvmopt_plugins.layout.movement import concat, pad, resize, slice_evenly, take_slice
 from tvmopt_plugins.layout.pooling import pool, pool_adaptively, reduce_pixels
 from tvmopt_plugins.layout.transposed import convolve_transposed
@@ -29,6 +29,7 @@ _REWRITES = (
     pool_adaptively,
     reduce_pixels,
     map_elements,
+    look_up,
     prelu,
     concat,
     take_slice,

@@ -13,6 +13,7 @@ from tvmopt_plugins.realize_quantized.products import multiply_integers
 from tvmopt_plugins.realize_quantized.requantize import requantize
 from tvmopt_plugins.realize_quantized.rows import multiply_rows
 from tvmopt_plugins.realize_quantized.signed import store_unsigned
+from tvmopt_plugins.realize_quantized.tables import look_up
 from tvmopt_plugins.realize_quantized.weights import widen_weights
 
 if TYPE_CHECKING:
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
 
 def realize(mod: tvm.IRModule, source: "RealizeQuantized", ctx: CompileContext) -> tvm.IRModule:
-    """Rewrites `main` in sweeps: what is stored, what moves, what computes, what is left."""
+    """Rewrites `main` in sweeps: what is stored, what moves, what computes, the rest."""
     mod = rebuild(mod, store_unsigned, source=source, ctx=ctx)
     mod = rebuild(mod, move_integers, source=source, ctx=ctx)
     mod = rebuild(mod, multiply_integers, average_integers, requantize, source=source, ctx=ctx)
     mod = rebuild(mod, multiply_rows, widen_weights, source=source, ctx=ctx)
+    mod = rebuild(mod, look_up, source=source, ctx=ctx)
     mod = rebuild(mod, dequantize_for_each, source=source, ctx=ctx)
     return rebuild(mod, expand, source=source, ctx=ctx)

@@ -29,7 +29,10 @@ def legalizations() -> Mapping[str, LegalizeFunc]:
         "relax.nn.softmax": _softmax,
         "relax.sign": _sign,
     }
-    return {name: _where_float32(legalize) for name, legalize in rows.items()}
+    return {
+        **{name: _where_float32(legalize) for name, legalize in rows.items()},
+        "relax.take": _take,
+    }
 
 
 def _where_float32(legalize: LegalizeFunc) -> LegalizeFunc:
@@ -103,6 +106,19 @@ def _group_norm(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         return group_norm(x, gamma, beta, groups, channel, axes, epsilon)
 
     return _row_kernel(bb, "group_norm", define, *call.args)
+
+
+def _take(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """A table of bytes is looked up element by element, in the kernel that makes the index."""
+    table, index = call.args
+    if str(table.ty.dtype) != "uint8" or table.ty.ndim != 1 or index.ty.ndim == 0:
+        return call.op.get_attr("FLegalize")(bb, call)
+
+    def define(numbers: te.Tensor, at: te.Tensor) -> Any:
+        return te.compute(at.shape, lambda *place: numbers[at(*place)], name="table")
+
+    attrs = {"tvmopt.fusion": "elementwise"}
+    return bb.call_te(define, table, index, primfunc_name_hint="table", primfunc_attrs=attrs)
 
 
 def _sign(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
