@@ -9,18 +9,30 @@
       - fuse
       - layout: {block: 8}
     disable-passes: [merge-parallel-matmuls]
+    quantize: int8
+    calibration: train.npz          # a file or folder relative to this file, or a data set
+    calibrator: percentile:percentile=99.9
+    calibration-samples: 100
+    exclude: [/head/*, "op:matmul"]
+    max-drop: 1%
+    metric: top1
+    dataset: eval.npz
+    measure: true
+    if-slower: keep
     verify: true
 
 Every key may be left out; what the command line says comes before what the recipe says.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tvmopt.errors import UsageError
+from tvmopt.metrics import MaxDrop
+from tvmopt.modes import MODES
 
 if TYPE_CHECKING:
     from tvmopt.plugins import Plugins
@@ -33,8 +45,40 @@ KEYS = (
     "dims",
     "passes",
     "disable-passes",
+    "quantize",
+    "calibration",
+    "calibrator",
+    "calibration-samples",
+    "exclude",
+    "max-drop",
+    "metric",
+    "dataset",
+    "measure",
+    "if-slower",
     "verify",
 )
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What options or keys say of quantization; None or empty where they say nothing."""
+
+    quantize: str | None = None
+    calibration: str | None = None
+    calibrator: str | None = None
+    calibration_samples: int | None = None
+    exclude: tuple[str, ...] = ()
+    max_drop: str | None = None
+    metric: str | None = None
+    dataset: str | None = None
+    measure: bool | None = None
+    if_slower: Literal["keep", "float"] | None = None
+
+    def over(self, other: "Quantization") -> "Quantization":
+        """This, and where it says nothing, what the other one says."""
+        names = [one.name for one in fields(self)]
+        said = {n: getattr(self, n) for n in names if getattr(self, n) not in (None, ())}
+        return replace(other, **said)
 
 
 @dataclass(frozen=True)
@@ -48,6 +92,7 @@ class Recipe:
     dims: Mapping[str, int] = field(default_factory=dict[str, int])
     passes: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
     disabled: frozenset[str] = frozenset()
+    quantization: Quantization = Quantization()
     verify: bool | None = None
 
 
@@ -113,9 +158,6 @@ class _Reader:
     def read(self, data: dict[Any, Any]) -> Recipe:
         for key in data:
             self.known(str(key), str(key), KEYS, "key")
-        verify = data.get("verify")
-        if verify is not None and not isinstance(verify, bool):
-            raise self.wrong("verify", f"expected true or false, got {verify!r}")
         return Recipe(
             model=self.file(data, "model"),
             target=self.target(data),
@@ -124,7 +166,25 @@ class _Reader:
             dims=self.table(data, "dims", self.size),
             passes=self.passes(data.get("passes")),
             disabled=frozenset(self.pass_names(data.get("disable-passes"))),
-            verify=verify,
+            quantization=self.quantization(data),
+            verify=self.truth(data, "verify"),
+        )
+
+    def quantization(self, data: dict[Any, Any]) -> Quantization:
+        samples = data.get("calibration-samples")
+        return Quantization(
+            quantize=self.choice(data, "quantize", list(MODES)),
+            calibration=self.data(data, "calibration"),
+            calibrator=self.named(data, "calibrator", self.plugins.calibrator),
+            calibration_samples=None
+            if samples is None
+            else self.size("calibration-samples", samples),
+            exclude=self.texts(data, "exclude"),
+            max_drop=self.drop(data),
+            metric=self.named(data, "metric", self.plugins.metric),
+            dataset=self.data(data, "dataset"),
+            measure=self.truth(data, "measure"),
+            if_slower=self.choice(data, "if-slower", ("keep", "float")),
         )
 
     def known(self, key: str, name: str, names: Iterable[str], kind: str) -> None:
@@ -141,6 +201,48 @@ class _Reader:
         if value is not None and (not isinstance(value, str) or not value):
             raise self.wrong(key, f"expected text, got {value!r}")
         return value
+
+    def drop(self, data: dict[Any, Any]) -> str | None:
+        value = data.get("max-drop")
+        if value is not None:
+            self.prefixed("max-drop", lambda: MaxDrop.parse(str(value)))
+        return None if value is None else str(value)
+
+    def truth(self, data: dict[Any, Any], key: str) -> bool | None:
+        value = data.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise self.wrong(key, f"expected true or false, got {value!r}")
+        return value
+
+    def choice(self, data: dict[Any, Any], key: str, choices: Sequence[str]) -> Any:
+        text = self.text(data, key)
+        if text is not None:
+            self.known(key, text, choices, "value")
+        return text
+
+    def texts(self, data: dict[Any, Any], key: str) -> tuple[str, ...]:
+        value = data.get(key)
+        if value is None:
+            return ()
+        given = tuple(cast("list[Any]", value)) if isinstance(value, list) else (value,)
+        if not all(isinstance(one, str) and one for one in given):
+            raise self.wrong(key, f"expected a list of texts, got {value!r}")
+        return cast("tuple[str, ...]", given)
+
+    def named(self, data: dict[Any, Any], key: str, check: Callable[[str], object]) -> str | None:
+        text = self.text(data, key)
+        if text is not None:
+            self.prefixed(key, lambda: check(text))
+        return text
+
+    def data(self, data: dict[Any, Any], key: str) -> str | None:
+        """A file or folder beside the recipe, or the name of a data set."""
+        text = self.text(data, key)
+        if text is None:
+            return None
+        beside = self.path.parent / text
+        is_file = beside.exists() or "/" in text or beside.suffix in (".npz", ".npy")
+        return str(beside) if is_file else text
 
     def file(self, data: dict[Any, Any], key: str) -> Path | None:
         text = self.text(data, key)

@@ -175,6 +175,39 @@ def test_the_api_raises_what_the_gate_reached(trained: Trained):
     assert caught.value.details["package"] is None
 
 
+def test_weights_alone_are_judged_but_not_restored(trained: Trained, tmp_path: Path):
+    output = tmp_path / "out.tvmpkg"
+    given = ["compile", str(trained.path), "-o", str(output), "--quantize", "int8-weights"]
+    given += ["--no-verify", "--no-measure"]
+    assert main([*given, *trained.gate("100", "top1")]) == 0
+    accuracy = tvmopt.load(output).report.accuracy
+    assert accuracy is not None
+    assert accuracy.value == pytest.approx(trained.top1(output))
+    assert main([*given, *trained.gate("0%", "sqnr")]) == 3
+    messages = [r.message for r in tvmopt.load(output).report.remarks if r.pass_name == "accuracy"]
+    assert messages[0].startswith("no layer is restored")
+    assert messages[1].startswith("sqnr is ")
+
+
+def test_a_recipe_asks_for_a_gate_too(trained: Trained, tmp_path: Path, capsys: Capture):
+    lines = [
+        f"model: {trained.path}",
+        "quantize: int8",
+        f"calibration: {trained.calibration}",
+        "max-drop: 5%",
+        "metric: agreement",
+        f"dataset: {trained.calibration}",
+        "measure: false",
+        "verify: false",
+        "output: out.tvmpkg",
+    ]
+    (tmp_path / "recipe.yaml").write_text("\n".join(lines), encoding="utf-8")
+    assert main(["compile", "--recipe", str(tmp_path / "recipe.yaml"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)["report"]
+    assert report["accuracy"]["restored"] == ["fc0"]
+    assert report["speed"] is None
+
+
 BAD: list[tuple[list[str], str, str]] = [
     (["--max-drop", "1%"], "has a max-drop and no metric and no dataset", "--metric top1"),
     (["--metric", "top1"], "has a metric and no max-drop", "--max-drop 1%"),

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tvmopt import Backend, Capabilities, Device, Pass, Stage, UsageError
+from tvmopt import Backend, Calibrator, Capabilities, Device, Metric, Pass, Stage, UsageError
 from tvmopt.plugins import Plugins
-from tvmopt.recipe import Recipe, read_recipe
+from tvmopt.recipe import Quantization, Recipe, read_recipe
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,34 @@ class X86(Backend):
         raise NotImplementedError
 
 
+@dataclass
+class Best(Calibrator):
+    name = "best"
+    share: int = 1
+
+    def update(self, values: Any, low: float, high: float) -> None:
+        raise NotImplementedError
+
+    def range(self) -> tuple[float, float]:
+        raise NotImplementedError
+
+
+@dataclass
+class Hits(Metric):
+    name = "hits"
+
+    def update(self, output: Any, reference: Any) -> None:
+        raise NotImplementedError
+
+    def value(self) -> float:
+        raise NotImplementedError
+
+
 PLUGINS = Plugins.of()
 PLUGINS.passes |= {"layout": Layout, "fuse": Fuse}
 PLUGINS.backends |= {"x86": X86}
+PLUGINS.calibrators |= {"best": Best}
+PLUGINS.metrics |= {"hits": Hits}
 
 FULL = """
 model: models/net.onnx
@@ -63,6 +88,16 @@ passes:
   - fuse
   - layout: {block: 8, weights: false}
 disable-passes: [fuse]
+quantize: int8
+calibration: train.npz
+calibrator: best:share=3
+calibration-samples: 12
+exclude: [/head/*, "op:matmul"]
+max-drop: 0.3
+metric: hits
+dataset: digits:split=test
+measure: false
+if-slower: keep
 verify: false
 """
 
@@ -82,6 +117,18 @@ def test_every_key_is_read_and_paths_start_at_the_file(tmp_path: Path):
         dims={"batch": 1},
         passes={"fuse": {}, "layout": {"block": "8", "weights": "false"}},
         disabled=frozenset({"fuse"}),
+        quantization=Quantization(
+            quantize="int8",
+            calibration=str(tmp_path / "train.npz"),
+            calibrator="best:share=3",
+            calibration_samples=12,
+            exclude=("/head/*", "op:matmul"),
+            max_drop="0.3",
+            metric="hits",
+            dataset="digits:split=test",
+            measure=False,
+            if_slower="keep",
+        ),
         verify=False,
     )
 
@@ -117,6 +164,15 @@ WRONG = {
     "model that is no text": ("model: [a]", "'model': expected text", ""),
     "verify that is neither": ("verify: maybe", "'verify': expected true or false", ""),
     "verify that is a number": ("verify: 1", "'verify': expected true or false", ""),
+    "unknown mode": ("quantize: int9", "key 'quantize': no value is called 'int9'", "'int8'"),
+    "unknown calibrator": ("calibrator: bets", "no calibrator is called 'bets'", "'best'"),
+    "unknown metric": ("metric: hit", "key 'metric': no metric is called 'hit'", "'hits'"),
+    "unknown remedy": ("if-slower: flaot", "key 'if-slower': no value is called", "'float'"),
+    "a negative drop": ("max-drop: -1%", "key 'max-drop': a drop is a share such as 1%", ""),
+    "a drop that is true": ("max-drop: yes", "key 'max-drop': a drop is a share", ""),
+    "no samples": ("calibration-samples: 0", "'calibration-samples': expected a positive", ""),
+    "exclude with numbers": ("exclude: [a, 1]", "'exclude': expected a list of texts", ""),
+    "measure that is neither": ("measure: 2", "'measure': expected true or false", ""),
     "a list": ("- model", "expected `key: value` lines, got a list", ""),
     "a repeated key": ("model: a\nmodel: b", "key 'model': line 2 gives this key again", ""),
     "a repeated name": ("dims:\n  N: 1\n  N: 2", "key 'dims.N': line 3 gives", ""),
@@ -147,3 +203,22 @@ def test_a_folder_or_a_binary_file_is_no_recipe(tmp_path: Path):
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="cannot be read: it is no UTF-8 text"):
         read_recipe(tmp_path / "b.yaml", PLUGINS)
+
+
+def test_what_the_command_line_says_comes_before_the_recipe():
+    given = Quantization(quantize="int8", measure=False, exclude=("a",))
+    recipe = Quantization(quantize="int8-dynamic", measure=True, max_drop="1%", exclude=("b", "c"))
+    expected = Quantization(quantize="int8", measure=False, max_drop="1%", exclude=("a",))
+    assert given.over(recipe) == expected
+    assert Quantization().over(recipe) == recipe
+
+
+def test_data_are_beside_the_recipe_or_named(tmp_path: Path):
+    (tmp_path / "samples").mkdir()
+    for text, expected in {
+        "samples": str(tmp_path / "samples"),
+        "gone.npz": str(tmp_path / "gone.npz"),
+        "digits": "digits",
+        "digits:size=1.5": "digits:size=1.5",
+    }.items():
+        assert read(tmp_path, f"calibration: {text}").quantization.calibration == expected

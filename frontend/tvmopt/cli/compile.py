@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -35,7 +35,7 @@ from tvmopt.errors import UsageError
 from tvmopt.metrics import AccuracyGate
 from tvmopt.model import CompileRequest, ModelSource
 from tvmopt.passes import Stage
-from tvmopt.recipe import Recipe, read_recipe
+from tvmopt.recipe import Quantization, Recipe, read_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -223,19 +223,10 @@ def _plan(
     recipe_path: Path | None,
     passes: tuple[str, ...],
     precision: str | None,
-    quantize: str | None,
-    calibration: str | None,
-    calibrator: str | None,
-    calibration_samples: int | None,
-    exclude: tuple[str, ...],
-    max_drop: str | None,
-    metric: str | None,
-    dataset: str | None,
-    measure: bool | None,
-    if_slower: Literal["keep", "float"] | None,
     disabled: tuple[str, ...],
     dump_dir: Path | None,
     verify: bool | None,
+    **quantization: Any,
 ) -> _Plan:
     recipe = read_recipe(recipe_path, session.plugins) if recipe_path else Recipe()
     model = model or recipe.model
@@ -248,13 +239,20 @@ def _plan(
         asked = written.setdefault(_MIXED, {}).setdefault("dtype", dtype)
         if asked != dtype:
             raise UsageError(f"--precision {precision} is {dtype}, but --pass asks for {asked}")
-    if quantize is not None and dtype is not None:
-        raise UsageError(f"--quantize {quantize} and --precision {precision} exclude each other")
+    said = Quantization(**quantization).over(recipe.quantization)
+    if said.quantize is not None and dtype is not None:
+        message = f"--quantize {said.quantize} and --precision {precision} exclude each other"
+        raise UsageError(message)
     source = parse_quantization(
-        written, quantize, calibration, calibrator, calibration_samples, exclude
+        written,
+        said.quantize,
+        said.calibration,
+        said.calibrator,
+        said.calibration_samples,
+        said.exclude,
     )
-    gate = AccuracyGate.of(max_drop, metric, dataset)
-    check_search(quantize, gate, if_slower, measure=measure)
+    gate = AccuracyGate.of(said.max_drop, said.metric, said.dataset)
+    check_search(said.quantize, gate, said.if_slower, measure=said.measure)
     both = sorted(written.keys() & set(disabled))
     if both:
         raise UsageError(f"pass '{both[0]}' is both asked for and disabled")
@@ -272,8 +270,8 @@ def _plan(
         (recipe.disabled - written.keys()) | frozenset(disabled),
         dump_dir,
         source,
-        measure is not False,
-        if_slower or "keep",
+        said.measure is not False,
+        said.if_slower or "keep",
         gate,
     )
     where = output or recipe.output or Path(f"{model.stem}.tvmpkg")

@@ -91,6 +91,10 @@ class AccuracyCheck:
         They are restored in the order of what each does alone, the worst first. How many it takes
         is found by bisection on a simulation that is compiled once.
         """
+        if first.ctx.unquantized is None:
+            why = "no layer is restored: this way to quantize shows none of them alone"
+            first.ctx.report.remarks.append(Remark("missed", SOURCE, "", why))
+            return
         self.attempts.progress("sensitivity")
         model = SwitchedModel.of(first.ctx, self.attempts.plugins, self.attempts.imported)
         self._sensitivity = measure(model, self.evaluator.inputs())
