@@ -468,12 +468,37 @@ def test_convolution_in_one_dimension() -> None:
     np.testing.assert_array_equal(_run(mod, x), weight.requantized(sums, X, Z, 1))
 
 
-def test_product_of_two_activations_is_remarked() -> None:
+@pytest.mark.parametrize("depth", [32, 21])
+@pytest.mark.parametrize("turned", [False, True])
+def test_product_of_two_activations(depth: int, turned: bool) -> None:
+    x = _stored((3, 7, depth))
+    other = Encoding.of_range(-2.0, 1.0, "uint8")
+
     def emit(bb: relax.BlockBuilder, given: relax.Expr) -> relax.Expr:
-        turned = bb.emit(R.permute_dims(bb.emit(_dequantize(given, X))))
-        return R.matmul(bb.emit(_dequantize(given, X)), turned)
+        changed = bb.emit(R.minimum(given, relax.const(200, "uint8")))
+        if not turned:
+            changed = bb.emit(R.reshape(bb.emit(changed), (3, depth, 7)))
+        right = bb.emit(_dequantize(changed, other))
+        if turned:
+            right = bb.emit(R.permute_dims(right, [0, 2, 1]))
+        return _quantize(bb.emit(R.matmul(bb.emit(_dequantize(given, X)), right)), Z)
+
+    mod = _module(x.shape, "uint8", emit)
+    assert not _realized(mod)[1].report.remarks
+    changed = np.minimum(x, 200)
+    right = changed.swapaxes(1, 2) if turned else changed.reshape(3, depth, 7)
+    sums = np.matmul(_steps(x, X), _steps(right, other), dtype="int32")
+    expected = requantize(sums, multiplier(X.scale, other.scale, Z.scale), Z.zero_point)
+    np.testing.assert_array_equal(_run(mod, x), expected)
+
+
+def test_product_with_one_quantized_operand_is_remarked() -> None:
+    weight = relax.const(RNG.standard_normal((32, 20)).astype("float32"))
+
+    def emit(bb: relax.BlockBuilder, given: relax.Expr) -> relax.Expr:
+        return R.matmul(bb.emit(_dequantize(given, X)), weight)
 
     _, ctx = _realized(_module((5, 32), "uint8", emit))
     (remark,) = ctx.report.remarks
     assert remark.kind == "missed"
-    assert "both of its operands are computed at run time" in remark.message
+    assert "only one of its operands is quantized" in remark.message

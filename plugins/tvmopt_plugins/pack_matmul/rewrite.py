@@ -17,6 +17,7 @@ from tvmopt.rewriting import (
     is_op,
     rebuild,
     rounded_first,
+    scalar_value,
     shape_of,
     stored_form,
     untransposed,
@@ -32,6 +33,8 @@ from tvmopt_schedules.cpu.register_tile import register_tile
 
 if TYPE_CHECKING:
     from tvmopt_plugins.pack_matmul import PackMatmul
+
+_TOP_BIT = 128
 
 _PRODUCTS = (("float32", "float32", "float32"), ("uint8", "int8", "int32"))
 
@@ -62,8 +65,7 @@ def pack_matmul(mod: tvm.IRModule, source: "PackMatmul", ctx: CompileContext) ->
         weight = _weight(right, graph)
         if dtype_of(value) == "int32":
             if weight is None:
-                graph.missed("left as it is: its 8-bit operands are both computed at run time")
-                return None
+                return _of_integer_activations(left, right, graph, machine)
             return _of_integers(left, weight, graph, machine)
         if weight is not None:
             stored = str(weight.dtype) if narrow_right is None else dtype_of(narrow_right)
@@ -167,7 +169,50 @@ def _of_activations(
 ) -> relax.Expr:
     left, left_axes = untransposed(rounded_first(left, graph), graph)
     right, right_axes = untransposed(rounded_first(right, graph), graph)
+    return _batched(left, left_axes, right, right_axes, graph, machine)
 
+
+def _of_integer_activations(
+    left: relax.Expr, right: relax.Expr, graph: Graph, machine: Machine
+) -> relax.Expr:
+    """A product of uint8 with int8, which the kernel makes of the uint8 that are 128 more."""
+    left, left_axes = untransposed(left, graph)
+    right, right_axes = untransposed(_raised(right, graph), graph)
+    left = _in_quads(left, left_axes[-1], graph)
+    right = _in_quads(right, right_axes[-2], graph)
+    return _batched(left, left_axes, right, right_axes, graph, machine)
+
+
+def _raised(right: relax.Expr, graph: Graph) -> relax.Expr:
+    """int8 plus 128: the uint8 that they were made of, if they were."""
+    value = graph.producer(right)
+    flipped = graph.producer(value.args[0]) if is_op(value, "relax.astype") else None
+    if is_op(flipped, "relax.bitwise_xor") and scalar_value(flipped.args[1]) == _TOP_BIT:
+        return flipped.args[0]
+    wide, top_bit = relax.op.astype(right, "uint8"), relax.const(_TOP_BIT, "uint8")
+    return graph.emit(relax.op.bitwise_xor(wide, top_bit))
+
+
+def _in_quads(operand: relax.Expr, axis: int, graph: Graph) -> relax.Expr:
+    """The operand with zeros at the end of the axis that is summed over."""
+    shape = shape_of(operand)
+    assert shape is not None
+    missing = -shape[axis] % SIZE
+    if not missing:
+        return operand
+    widths = [0] * (2 * len(shape))
+    widths[2 * axis + 1] = missing
+    return graph.emit(relax.op.nn.pad(operand, widths))
+
+
+def _batched(
+    left: relax.Expr,
+    left_axes: tuple[int, ...],
+    right: relax.Expr,
+    right_axes: tuple[int, ...],
+    graph: Graph,
+    machine: Machine,
+) -> relax.Expr:
     def define(a: te.Tensor, b: te.Tensor) -> te.Tensor:
         return batch_matmul(a, b, left_axes, right_axes, machine)
 

@@ -121,7 +121,7 @@ def quantized_constant(expr: relax.Expr, graph: Graph) -> QuantizedConstant | st
     if found is None:
         return "only one of its operands is quantized"
     if array is None:
-        return "both of its operands are computed at run time, for which there is no integer kernel"
+        return "both of its operands are computed at run time"
     if array.dtype not in (np.int8, np.uint8):
         return f"its weight is stored in {array.dtype}"
     return _in_int8(array.astype("int16"), found)

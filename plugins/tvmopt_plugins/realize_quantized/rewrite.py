@@ -6,6 +6,7 @@ import tvm
 
 from tvmopt import CompileContext
 from tvmopt.rewriting import rebuild
+from tvmopt_plugins.realize_quantized.activations import multiply_activations
 from tvmopt_plugins.realize_quantized.arithmetic import dequantize_for_each, expand
 from tvmopt_plugins.realize_quantized.averages import average_integers
 from tvmopt_plugins.realize_quantized.movement import move_integers
@@ -24,7 +25,8 @@ def realize(mod: tvm.IRModule, source: "RealizeQuantized", ctx: CompileContext) 
     """Rewrites `main` in sweeps: what is stored, what moves, what computes, the rest."""
     mod = rebuild(mod, store_unsigned, source=source, ctx=ctx)
     mod = rebuild(mod, move_integers, source=source, ctx=ctx)
-    mod = rebuild(mod, multiply_integers, average_integers, requantize, source=source, ctx=ctx)
+    computing = (multiply_activations, multiply_integers, average_integers, requantize)
+    mod = rebuild(mod, *computing, source=source, ctx=ctx)
     mod = rebuild(mod, multiply_rows, widen_weights, source=source, ctx=ctx)
     mod = rebuild(mod, look_up, source=source, ctx=ctx)
     mod = rebuild(mod, dequantize_for_each, source=source, ctx=ctx)

@@ -1,18 +1,23 @@
 """Products of two activations, such as queries with keys."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from tvm import te, tirx
 
 from tvmopt_schedules.cpu.code.blocks import OP_ANNOTATION
-from tvmopt_schedules.cpu.code.pairs import dot_pairs, pair
+from tvmopt_schedules.cpu.code.dots import PAIRS, QUADS, Dot
+from tvmopt_schedules.cpu.code.quads import machine_of_quads
 from tvmopt_schedules.cpu.compute.matmul import ravel, unravel
 from tvmopt_schedules.cpu.machine import Machine
 from tvmopt_schedules.cpu.register_tile import register_tile
 
 BATCH_MATMUL = "batch_matmul"
+
+_DOTS: dict[str, Dot] = {"bfloat16": PAIRS, "uint8": QUADS}
+_TOP_BITS = int(np.array(0x80808080, "uint32").view("int32"))
+"""What turns four uint8 into the int8 that are 128 less."""
 
 
 def batch_matmul(
@@ -26,7 +31,8 @@ def batch_matmul(
 
     `b` is packed into panels `[batch, panel, k, column of the panel]` on the way, zeros after the
     last column, which makes the product the same as with constant weights. Of bfloat16 operands,
-    pairs along `k`, whose extent is even, are packed and multiplied; the result is float32.
+    pairs along `k`, whose extent is even, are packed and multiplied; the result is float32. Of
+    uint8 operands, it is quads, and `sum_k a[.., m, k] * (b[.., k, n] - 128)` in int32.
 
     Args:
         left: `a` before its transpose.
@@ -41,8 +47,12 @@ def batch_matmul(
     rows, depth, columns = a_shape[-2], a_shape[-1], b_shape[-1]
     batch = int(np.prod(lead, dtype=np.int64))
     b_batch = int(np.prod(b_shape[:-2], dtype=np.int64))
-    paired = left.dtype == "bfloat16"
-    steps = depth // 2 if paired else depth
+    dot = _DOTS.get(str(left.dtype))
+    size = dot.size if dot else 1
+    assert depth % size == 0
+    steps = depth // size
+    if dot is QUADS:
+        machine = machine_of_quads(machine, narrow=False)
     tile = register_tile(machine, rows, columns, steps=steps)
     panel = tile.vectors * machine.lanes
     count = -(-columns // panel)
@@ -56,7 +66,9 @@ def batch_matmul(
         def read(row: Any) -> Any:
             return right(*_operand_index(index, row, n, b_shape, right_axes))
 
-        element = pair(read(2 * d), read(2 * d + 1)) if paired else read(d)
+        element = _join(dot, read, d)
+        if dot is QUADS:
+            element = element ^ tirx.const(_TOP_BITS, "int32")
         if columns % panel == 0:
             return element
         return tirx.if_then_else(n < columns, element, tirx.const(0, element.ty))
@@ -68,9 +80,8 @@ def batch_matmul(
             return left(*_operand_index(unravel(g, lead), m, column, a_shape, left_axes))
 
         other = packed[0 if shared else g, p, k, v]
-        if paired:
-            return te.sum(dot_pairs(pair(read(2 * k), read(2 * k + 1)), other), axis=k)
-        return te.sum(read(k) * other, axis=k)
+        one = _join(dot, read, k)
+        return te.sum(dot.multiply(one, other) if dot else one * other, axis=k)
 
     result = te.compute(
         (batch, rows, count, panel),
@@ -85,6 +96,13 @@ def batch_matmul(
 
     y: Any = te.compute((*lead, rows, columns), unpack, name="matmul_unpack", tag="injective")
     return y
+
+
+def _join(dot: Dot | None, read: Callable[[Any], Any], step: Any) -> Any:
+    """What one step of the reduction reads of an operand."""
+    if dot is None:
+        return read(step)
+    return dot.join(*(read(dot.size * step + part) for part in range(dot.size)))
 
 
 def _operand_index(

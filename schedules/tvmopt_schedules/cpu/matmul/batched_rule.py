@@ -10,6 +10,7 @@ from tvmopt_schedules.cpu.code.loops import (
     largest_divisor,
     transcendental_cycles,
 )
+from tvmopt_schedules.cpu.code.quads import machine_of_kernel
 from tvmopt_schedules.cpu.compute.batch_matmul import BATCH_MATMUL
 from tvmopt_schedules.cpu.cost import CALL_CYCLES
 from tvmopt_schedules.cpu.matmul.epilogue import product_and_epilogue
@@ -41,8 +42,9 @@ class BatchMatmul(GuardedRule):
         g, row, column = sch.get_loops(last)
         columns = int(sch.get(column).extent)
         depth = int(sch.get(pack).writes[0].source.shape[2])
-        tile = register_tile(self.machine, rows, columns, panel // lanes, depth)
-        cycles = batch * product_cycles(self.machine, tile, rows, columns, depth)
+        machine = machine_of_kernel(self.machine, func)
+        tile = register_tile(machine, rows, columns, panel // lanes, depth)
+        cycles = batch * product_cycles(machine, tile, rows, columns, depth)
         cycles += transcendental_cycles(sch, last, self.machine) + CALL_CYCLES
         p, v, lane = sch.split(column, [panels, tile.vectors, lanes])
         tiles, r = sch.split(row, [None, tile.rows])
