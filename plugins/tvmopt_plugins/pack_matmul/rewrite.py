@@ -23,9 +23,9 @@ from tvmopt.rewriting import (
     untransposed,
 )
 from tvmopt_plugins.pack_matmul.tables import Tables
-from tvmopt_schedules.cpu.code.dots import NARROW_QUADS, PAIRS, QUADS
+from tvmopt_schedules.cpu.code.dots import PAIRS, integer_weights
 from tvmopt_schedules.cpu.code.pairs import bfloat16_of, pack_pairs
-from tvmopt_schedules.cpu.code.quads import SIZE, are_narrow, machine_of_quads, pack_quads
+from tvmopt_schedules.cpu.code.quads import SIZE, are_narrow, machine_of_quads
 from tvmopt_schedules.cpu.compute.batch_matmul import batch_matmul
 from tvmopt_schedules.cpu.compute.matmul import matmul_packed, pack_weight
 from tvmopt_schedules.cpu.machine import Machine
@@ -150,15 +150,16 @@ def _of_integers(
     missing = -len(weight) % SIZE
     if missing:
         x = graph.emit(relax.op.nn.pad(x, [0, 0] * (len(shape) - 1) + [0, missing]))
-    quads = pack_quads(np.pad(weight, ((0, missing), (0, 0))), 0)
-    narrow = are_narrow(weight, 0)
-    dot = NARROW_QUADS if narrow else QUADS
+    padded = np.pad(weight, ((0, missing), (0, 0)))
+    seen = machine_of_quads(machine, narrow=are_narrow(weight, 0))
     sizes = int(np.prod(shape[:-1])), weight.shape[1]
-    tile = register_tile(machine_of_quads(machine, narrow=narrow), *sizes, steps=len(quads))
+    tile = register_tile(seen, *sizes, steps=len(padded) // SIZE)
+    packed = pack_weight(padded, tile.vectors * machine.lanes)
+    weights = integer_weights(packed, machine)
     return graph.bb.call_te(
-        partial(matmul_packed, columns=weight.shape[1], dot=dot),
+        partial(matmul_packed, columns=weight.shape[1], dot=weights.dot),
         x,
-        constant(pack_weight(quads, tile.vectors * machine.lanes)),
+        *(constant(array) for array in weights.constants),
         primfunc_name_hint="matmul",
         primfunc_attrs={"tvmopt.fusion": "anchor"},
     )

@@ -26,7 +26,11 @@ def pack_weight(weight: np.ndarray[Any, Any], panel: int) -> np.ndarray[Any, Any
 
 
 def matmul_packed(
-    x: te.Tensor, panels: te.Tensor, columns: int, dot: Dot | None = None
+    x: te.Tensor,
+    panels: te.Tensor,
+    *others: te.Tensor,
+    columns: int,
+    dot: Dot | None = None,
 ) -> te.Tensor:
     """`y[.., m, n] = sum_k x[.., m, k] * w[k, n]`, with `w` packed by `pack_weight`.
 
@@ -36,6 +40,8 @@ def matmul_packed(
         x: `[.., M, K]`.
         panels: `[P, K, panel]`; with `dot`, pairs or quads of rows `[P, K / s, panel]`; panels of
             float16 and int8 are widened.
+        others: for a dot that has them, the marks of the steps `[P, steps]`, and the rows of the
+            excess `[rows, elements, panel]`.
         columns: N, without the zeros of the last panel.
         dot: what the panels are packed for; None where they are single numbers.
 
@@ -45,14 +51,22 @@ def matmul_packed(
     lead = [int(dim) for dim in x.shape[:-1]]
     count, depth, panel = (int(dim) for dim in panels.shape)
     rows = int(np.prod(lead, dtype=np.int64))
-    k = te.reduce_axis((0, depth), "k")
+    elements = dot.elements if dot else 1
+    k = te.reduce_axis((0, depth // elements), "k")
 
     def product(r: tirx.Var, p: tirx.Var, v: tirx.Var) -> Any:
-        row, weight = unravel(r, lead), panels[p, k, v]
-        if dot:
-            parts = [x(*row, dot.size * k + part) for part in range(dot.size)]
-            return te.sum(dot.multiply(dot.join(*parts), weight), axis=k)
-        return te.sum(x(*row, k) * weight.astype(x.dtype), axis=k)
+        row = unravel(r, lead)
+        if dot is None:
+            return te.sum(x(*row, k) * panels[p, k, v].astype(x.dtype), axis=k)
+        size = dot.size
+        at = [elements * k + number for number in range(elements)]
+        left = [dot.join(*(x(*row, size * step + part) for part in range(size))) for step in at]
+        operands = [*left, *(panels[p, step, v] for step in at)]
+        if dot.marked:
+            marks, excess = others
+            mark = marks[p, k]
+            operands += [mark, *(excess[mark, number, v] for number in range(elements))]
+        return te.sum(dot.multiply(*operands), axis=k)
 
     result = te.compute(
         (rows, count, panel), product, name="matmul", attrs={OP_ANNOTATION: MATMUL_PACKED}

@@ -37,7 +37,7 @@ class MatmulPacked(GuardedRule):
         sch, name = product_and_epilogue(func, store, after, 2, lanes)
         last, product = sch.get_sblock(name), sch.get_sblock(kernel.anchor)
         rows, panels, panel = (int(d) for d in sch.get(product).writes[0].source.shape)
-        weights = sch.get(product).reads[-1].source
+        weights = sch.get(product).reads[1].source
         row, column = sch.get_loops(last)
         columns = int(sch.get(column).extent)
         depth = int(weights.shape[1])
