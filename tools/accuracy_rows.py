@@ -8,6 +8,12 @@ from typing import Any
 FLOAT = "float"
 OWN = "tvmopt"
 PEERS = ("onnxruntime",)
+_ONE_STEP = ("--pass", "annotate-quantization:per-channel=false", "--no-verify")
+VARIANTS = {
+    "per-tensor": (*_ONE_STEP, "--disable-pass", "equalize-channels"),
+    "per-tensor-equalized": _ONE_STEP,
+}
+"""Options of tvmopt for what its defaults save a model from, and for the repair alone."""
 
 
 @dataclass
@@ -16,10 +22,12 @@ class Row:
 
     Attributes:
         program: `float` for the model itself, run by ONNX Runtime.
-        float_accuracy: of the model itself, 0 to 1.
+        float_accuracy: of the model itself, 0 to 1; NaN where the samples have no labels.
         correlation: Spearman's, of the similarities of pairs of embeddings with those of the model
             itself; None where it makes no embeddings.
         error: why there are no figures.
+        quantized: of tvmopt's package, how many layers have 8-bit weights.
+        products: how many could have.
     """
 
     model: str
@@ -29,6 +37,8 @@ class Row:
     accuracy: float = math.nan
     correlation: float | None = None
     error: str = ""
+    quantized: int | None = None
+    products: int | None = None
 
     @property
     def drop_points(self) -> float:
@@ -81,20 +91,24 @@ def table_of(rows: Sequence[Row]) -> Any:
     table = Table(title="accuracy on test data; drops are of the float model's accuracy")
     table.add_column("model")
     table.add_column("quantized by")
-    for name in ("samples", "accuracy", "drop, points", "drop, relative", "rank correlation"):
+    columns = ("in int8", "samples", "accuracy", "drop, points", "drop, relative")
+    for name in (*columns, "rank correlation"):
         table.add_column(name, justify="right")
     for row in rows:
         if row.error:
             table.add_row(row.model, row.program, "failed", style="red")
             continue
+        layers = "-" if row.products is None else f"{row.quantized} of {row.products}"
+        is_judged = not math.isnan(row.float_accuracy)
         correlation = "-" if row.correlation is None else f"{row.correlation:.4f}"
         table.add_row(
             row.model,
             row.program,
+            layers,
             str(row.samples),
-            f"{row.accuracy:.2%}",
-            f"{row.drop_points:.2f}",
-            f"{row.drop_percent:.2f} %",
+            f"{row.accuracy:.2%}" if is_judged else "-",
+            f"{row.drop_points:.2f}" if is_judged else "-",
+            f"{row.drop_percent:.2f} %" if is_judged else "-",
             correlation,
         )
     return table

@@ -13,6 +13,10 @@ on scikit-learn's digits and on lines of Python's standard library: `NAME.onnx` 
 was trained on, is to be calibrated with and is tested on (`NAME_train.npz`, `NAME_calibration.npz`,
 `NAME_test.npz`), and `trained.json` with their accuracy. `quantization_accuracy.py` reads them.
 
+`--trained minilm` writes a sentence encoder that others trained, with sentences of the library's
+docstrings (`NAME_calibration.npz`, `NAME_test.npz`, no labels), where its package is installed:
+`trained/minilm.py` says which.
+
 Needs torch and onnxscript, for `--trained` also scikit-learn (`pip install 'tvmopt[train]'`).
 """
 
@@ -39,7 +43,7 @@ from models import (
 )
 from models.export import write_onnx
 from torch import Tensor, nn
-from trained import recipes
+from trained import minilm, recipes
 
 SEED = 0
 
@@ -90,6 +94,8 @@ ARCHITECTURES = {
     "crnn": Architecture(crnn.crnn, {"image": (1, 1, 32, 100)}, 8_331_301),
 }
 
+TRAINED = (*recipes.RECIPES, recipes.PUBLISHED)
+
 
 def main() -> None:
     """Writes the models that the command line names, by default all."""
@@ -97,17 +103,21 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ARCHITECTURES))
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="by default 1")
-    parser.add_argument("--trained", action="store_true", help=", ".join(recipes.RECIPES))
+    parser.add_argument("--trained", action="store_true", help=", ".join(TRAINED))
     given = parser.parse_args()
-    known = recipes.RECIPES if given.trained else ARCHITECTURES
+    known = TRAINED if given.trained else tuple(ARCHITECTURES)
     unknown = [name for name in given.names if name not in known]
     if unknown:
         parser.error(f"no model is called '{unknown[0]}'; there is {', '.join(known)}")
     if given.trained and given.batch != 1:
         parser.error("trained models are for one sample; leave --batch out")
+    missing = minilm.missing_package()
+    if recipes.PUBLISHED in given.names and missing:
+        parser.error(f"{recipes.PUBLISHED} needs the package '{missing}': see trained/minilm.py")
     given.output.mkdir(parents=True, exist_ok=True)
     if given.trained:
-        recipes.write(given.names or list(recipes.RECIPES), given.output)
+        default = list(recipes.RECIPES) if missing else list(TRAINED)
+        recipes.write(given.names or default, given.output)
         return
     for name in given.names or ARCHITECTURES:
         start = time.perf_counter()

@@ -6,7 +6,8 @@
 
 For each model of DIR the figures are of the test samples; ranges come from the calibration samples,
 which are others. `onnxruntime` is its static quantization (QDQ) with default settings. `tvmopt` is
-`tvmopt compile --quantize int8` with the options given by `--option`.
+`tvmopt compile --quantize int8` with the options given by `--option`; `--variant` adds rows for
+repairs: weights with one step for all channels, without and with equalization of their ranges.
 
 The rank correlation of a model with embeddings is Spearman's, between the cosine similarities of
 pairs of samples in int8 and in float.
@@ -16,6 +17,7 @@ Exit code: 0; 1 when a program failed; 3 when a figure of tvmopt's is over its l
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -25,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy_rows import FLOAT, OWN, PEERS, Drop, Limits, Row, table_of, verdict
+from accuracy_rows import FLOAT, OWN, PEERS, VARIANTS, Drop, Limits, Row, table_of, verdict
 from numpy.typing import NDArray
 
 LABEL = "label"
@@ -50,7 +52,8 @@ def main() -> int:
         return 2
     rows: list[Row] = []
     for name in given.names or known:
-        rows += rows_of(given.folder, name, [*given.peers, OWN], given.target, given.option)
+        programs = [*given.peers, *given.variant, OWN]
+        rows += rows_of(given.folder, name, programs, given.target, given.option)
         if given.json:
             write_json(given.json, rows)
     Console(width=None if sys.stdout.isatty() else 150).print(table_of(rows))
@@ -65,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, metavar="DIR", help="written by make_models.py")
     parser.add_argument("names", nargs="*", metavar="NAME", help="by default all models of DIR")
     parser.add_argument("--peers", type=_peers, default=list(PEERS), help=",".join(PEERS))
+    parser.add_argument(
+        "--variant", action="append", default=[], choices=list(VARIANTS), help="repeatable"
+    )
     parser.add_argument("--target", default="x86", help="tvmopt's target")
     parser.add_argument(
         "--option", action="append", default=[], metavar="OPTION", help="of tvmopt compile"
@@ -104,18 +110,23 @@ def rows_of(
     model, calibration = folder / f"{name}.onnx", folder / f"{name}_calibration.npz"
     with np.load(folder / f"{name}_test.npz") as arrays:
         samples: Tensors = dict(arrays)
-    labels = samples.pop(LABEL)
+    labels = samples.pop(LABEL, None)
     expected = outputs_of(onnxruntime_inference(model), samples)
-    right = accuracy_of(expected, labels)
-    rows = [Row(name, FLOAT, len(labels), right, right)]
+    right, count = accuracy_of(expected, labels), len(next(iter(samples.values())))
+    rows = [Row(name, FLOAT, count, right, right)]
     for program in programs:
-        row = Row(name, program, len(labels), right)
+        row = Row(name, program, count, right)
         try:
             with tempfile.TemporaryDirectory() as scratch:
-                if program == OWN:
-                    infer = quantized_by_tvmopt(model, calibration, Path(scratch), target, options)
-                else:
+                if program in PEERS:
                     infer = quantized_by_onnxruntime(model, calibration, Path(scratch))
+                else:
+                    given = [*options, *VARIANTS.get(program, ())]
+                    package = compiled_by_tvmopt(model, calibration, Path(scratch), target, given)
+                    layers = package.manifest.report.quantization
+                    row.products = sum(one.bytes_float is not None for one in layers)
+                    row.quantized = sum(one.bytes_int8 is not None for one in layers)
+                    infer = package.run
                 outputs = outputs_of(infer, samples)
             row.accuracy = accuracy_of(outputs, labels)
             if EMBEDDING in outputs:
@@ -128,9 +139,9 @@ def rows_of(
     return rows
 
 
-def quantized_by_tvmopt(
+def compiled_by_tvmopt(
     model: Path, calibration: Path, scratch: Path, target: str, options: list[str]
-) -> Infer:
+) -> Any:
     """Compiles with the command line, as users do.
 
     Raises:
@@ -145,7 +156,7 @@ def quantized_by_tvmopt(
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.strip() or f"exit code {done.returncode}")
-    return tvmopt.load(package).run
+    return tvmopt.load(package)
 
 
 def quantized_by_onnxruntime(model: Path, calibration: Path, scratch: Path) -> Infer:
@@ -191,11 +202,13 @@ def samples_of(arrays: Tensors) -> Any:
     )
 
 
-def accuracy_of(outputs: Tensors, labels: NDArray[Any]) -> float:
+def accuracy_of(outputs: Tensors, labels: NDArray[Any] | None) -> float:
     """The part of the samples whose label has the largest value of the first output.
 
-    An output with a NaN is wrong.
+    An output with a NaN is wrong. NaN where the samples have no labels.
     """
+    if labels is None:
+        return math.nan
     logits = next(iter(outputs.values()))
     right = (logits.argmax(1) == labels) & ~np.isnan(logits).any(1)
     return float(right.mean())

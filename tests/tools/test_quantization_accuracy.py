@@ -1,10 +1,14 @@
 """The figures and verdicts of `tools/quantization_accuracy.py`."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from types import ModuleType
 
 import numpy as np
 import pytest
+
+from tvmopt.calibration import split_options
+from tvmopt.plugins import Plugins
 
 
 @pytest.fixture
@@ -90,3 +94,27 @@ def test_a_failure_exits_with_1_and_is_named(rows: ModuleType, capsys: pytest.Ca
     failed = rows.Row("net", rows.OWN, 100, 0.9, error="no such option")
     assert rows.verdict([failed], limits_of(rows, "0.3")) == 1
     assert "net, tvmopt: no such option" in capsys.readouterr().out
+
+
+def test_a_model_without_labels_is_judged_by_its_correlation_alone(
+    tool: ModuleType, rows: ModuleType
+):
+    accuracy = tool.accuracy_of({"sentence_embedding": np.ones((2, 4))}, None)
+    own = rows.Row("net", rows.OWN, 2, accuracy, accuracy, correlation=0.999)
+    assert rows.verdict([own], rows.Limits({}, 0.998)) == 0
+    assert list(rows.table_of([own]).columns[4].cells) == ["-"]
+
+
+def test_the_table_tells_how_much_is_in_integers(rows: ModuleType):
+    own = rows.Row("net", rows.OWN, 2, 0.9, 0.9, quantized=3, products=5)
+    assert list(rows.table_of([own]).columns[2].cells) == ["3 of 5"]
+
+
+def test_variants_set_options_of_the_compiler(rows: ModuleType):
+    plugins = Plugins.load()
+    for options in rows.VARIANTS.values():
+        for name in [two for one, two in pairwise(options) if one == "--disable-pass"]:
+            assert name in plugins.passes
+        for given in [two for one, two in pairwise(options) if one == "--pass"]:
+            name, values = split_options(given)
+            plugins.passes[name].from_options(values)

@@ -70,3 +70,25 @@ def test_a_recipe_that_falls_short_writes_nothing(
     with pytest.raises(AssertionError, match="digits_cnn: accuracy"):
         recipes.write(["digits_cnn"], tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_sentences_of_the_published_encoder_occur_once(recipes: ModuleType):
+    sentences = recipes.docstrings.sentences(recipes.SEED)
+    assert len(set(sentences)) == len(sentences)
+    ends = [uses.stop for uses in recipes.PUBLISHED_USES.values()]
+    assert recipes.PUBLISHED_USES["test"].start >= recipes.PUBLISHED_USES["calibration"].stop
+    assert max(ends) <= len(sentences)
+
+
+def test_the_published_encoder_tells_what_sentences_are_about(recipes: ModuleType):
+    for name in recipes.minilm.PACKAGES:
+        pytest.importorskip(name)
+    torch = pytest.importorskip("torch")
+    sentences = ["Open a file for reading.", "Read a file from disk.", "The sum of all integers."]
+    samples = recipes.minilm.encoded(sentences)
+    assert samples["input_ids"].shape == (3, recipes.minilm.LENGTH)
+    with torch.no_grad():
+        found = recipes.minilm.load()(*map(torch.from_numpy, samples.values()))
+    cosines = (found @ found.T).numpy()
+    np.testing.assert_allclose(np.diag(cosines), 1, rtol=1e-5)
+    assert cosines[0, 1] > 0.5 > cosines[0, 2]

@@ -13,7 +13,7 @@ CNN_STAGES = ((16, 16, 1), (16, 32, 2), (32, 64, 2))  # channels, width, stride
 # expansion, channels, repeats, stride
 MOBILE_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 2, 1))
 MOBILE_HEAD = 256  # channels
-GAIN_SPREAD = 32.0  # the largest of a batch norm's first gains over its smallest
+GAIN_SPREAD = 64.0  # the largest of a batch norm's gains over its smallest
 OUTLIERS = (17, 90)  # channels
 OUTLIER_GAIN = 24.0  # first gain of their layer norms
 
@@ -30,9 +30,9 @@ def mobilenet(classes: int) -> nn.Module:
 
     After long training the channels of a MobileNetV2 differ in range by a hundred times, which
     quantization per tensor suffers from (arXiv:1906.04721, section 3). The training here is too
-    short for that, so the expansions' batch norms begin with gains that differ: a depthwise
-    convolution normalizes its result per channel, so that all channels matter all the same, and
-    its weights, once the norm is folded into them, differ as the gains do.
+    short for that, so the expansions' batch norms have gains that differ and are not trained: a
+    depthwise convolution normalizes its result per channel, so that all channels matter all the
+    same, and its weights, once the norm is folded into them, differ as the gains do.
     """
     channels = 16
     layers = conv_bn(1, channels, 3, 2, activation=nn.ReLU6)
@@ -51,11 +51,12 @@ def mobilenet(classes: int) -> nn.Module:
 
 
 def spread_gains(layers: list[nn.Module]) -> None:
-    """Draws batch norms' gains, log-uniform from 1 / `GAIN_SPREAD` to 1."""
+    """Draws batch norms' gains for good, log-uniform from 1 / `GAIN_SPREAD` to 1."""
     for layer in layers:
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.weight)
             layer.weight.data = GAIN_SPREAD ** (layer.weight.data - 1)
+            layer.weight.requires_grad_(requires_grad=False)
 
 
 def pooled_head(channels: int, classes: int) -> list[nn.Module]:
