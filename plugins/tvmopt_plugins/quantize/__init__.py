@@ -77,6 +77,36 @@ class EqualizeChannels(Pass):
 
 
 @dataclass(frozen=True)
+class SmoothOutliers(Pass):
+    """Moves outlier channels of layer normalizations into the weights that read them.
+
+    Free at run time, where `separate-outliers` adds a small product; but the weights take over what
+    the activations lose, so it does not run by default. For normalizations that only products
+    read, as in networks that normalize before a layer. Source: SmoothQuant, arXiv:2211.10438.
+
+    Attributes:
+        alpha: the share of the difficulty that the weights take over.
+        ratio: a channel is an outlier above so many times the median of the channels' maxima.
+    """
+
+    name: ClassVar[str] = "smooth-outliers"
+    stage: ClassVar[Stage] = Stage.QUANTIZE
+    alpha: float = 0.5
+    ratio: float = 2.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.alpha < 1:
+            message = f"option 'alpha' of pass '{self.name}' lies between 0 and 1"
+            raise UsageError(f"{message}, got {self.alpha:g}")
+
+    def run(self, mod: "tvm.IRModule", ctx: CompileContext) -> "tvm.IRModule":
+        from tvmopt_plugins.quantize.smooth import smooth
+
+        return smooth(mod, self, ctx)
+
+
+@dataclass(frozen=True)
 class SeparateOutliers(Pass):
     """Multiplies channels of matrix products that are far larger than the others in float32.
 
@@ -161,12 +191,15 @@ class CorrectBias(Pass):
 STEPS: tuple[type[Pass], ...] = (
     AnnotateQuantization,
     EqualizeChannels,
+    SmoothOutliers,
     SeparateOutliers,
     CalibrateActivations,
     InsertQdq,
     CorrectBias,
 )
 """What quantizes, in this order: the first one, if it runs, brings the others."""
+ON_DEMAND = (SmoothOutliers,)
+"""Those that run where the user asks for them."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +261,7 @@ def tvmopt_modify_passes(passes: list[Pass], request: "CompileRequest") -> None:
     if AnnotateQuantization not in given:
         return
     at = next(i for i, one in enumerate(passes) if isinstance(one, AnnotateQuantization))
-    wanted = [kind for kind in STEPS if kind.name not in request.disabled]
+    wanted = [kind for kind in STEPS if kind in given or kind not in ON_DEMAND]
+    wanted = [kind for kind in wanted if kind.name not in request.disabled]
     passes[:] = [one for one in passes if type(one) not in STEPS]
     passes[at:at] = [given.get(kind) or kind() for kind in wanted]
