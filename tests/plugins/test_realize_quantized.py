@@ -331,6 +331,22 @@ def test_what_only_moves_elements_moves_integers(name: str) -> None:
     )
 
 
+def test_rows_of_a_quantized_table_are_gathered_as_integers() -> None:
+    table = RNG.integers(0, 256, (7, 12)).astype("uint8")
+
+    def emit(bb: relax.BlockBuilder, indices: Any) -> relax.Expr:
+        floats = bb.emit(_dequantize(relax.const(table), X))
+        return bb.emit(R.take(floats, indices, axis=0))
+
+    mod = _module((5,), "int64", emit)
+    after, _ = _realized(mod)
+    gathered = next(b.value for b in after["main"].body.blocks[0].bindings)
+    assert gathered.op.name == "relax.take"
+    assert gathered.args[0].ty.dtype == "uint8"
+    indices = np.array([3, 0, 6, 3, 1])
+    np.testing.assert_array_equal(_run(mod, indices), X.dequantize(table[indices]))
+
+
 def test_gate_of_a_quantized_image_is_looked_up() -> None:
     """SiLU, as QDQ files have it: `x * sigmoid(x)`, the sigmoid quantized in between."""
     gate = Encoding.of_range(0.0, 1.0, "uint8")

@@ -46,8 +46,10 @@ def move_integers(value: relax.Expr, graph: Graph) -> relax.Expr | None:
     if not is_op(producer, "relax.dequantize"):
         return None
     encoded = of_call(producer)
-    # A constant's own transposes are the weight's layout, which its product reads.
-    if encoded is None or not encoded.is_per_tensor or constant_value(encoded.values) is not None:
+    if encoded is None or not encoded.is_per_tensor:
+        return None
+    # A constant's own transposes are the weight's layout, which its product reads; a table is not.
+    if constant_value(encoded.values) is not None and not is_op(value, "relax.take"):
         return None
     moved = _moved(value, encoded.values, encoded, dtype_of(encoded.values))
     return None if moved is None else relax.op.dequantize(moved, *producer.args[1:], axis=-1)
