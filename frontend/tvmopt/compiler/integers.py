@@ -23,6 +23,13 @@ from tvmopt.compiler.placeholders import (
     vector,
     with_functions,
 )
+from tvmopt.compiler.quantized_registers import (
+    ROUND_TO_INT32,
+    bounds_of,
+    keep_in_registers,
+    rounded_of,
+    scalar_type,
+)
 
 DOT_QUADS = "tvmopt.dot_quads"
 """`(int32, int32) -> int32`: the sum of the products of four uint8 with four int8."""
@@ -32,9 +39,6 @@ DOT_NARROW_QUADS = "tvmopt.dot_narrow_quads"
 
 QUAD = "tvmopt.quad"
 """`(uint8, uint8, uint8, uint8) -> int32`: four numbers, the first in the lowest byte."""
-
-ROUND_TO_INT32 = "tvmopt.round_to_int32"
-"""`float32 -> int32`: the nearest integer, halves to even, of what fits."""
 
 
 def lower_integers(func: Any, _mod: tvm.IRModule, _ctx: Any) -> Any:
@@ -62,12 +66,31 @@ class _Lowering:
         self.imports: dict[str, str] = {}
 
     def apply(self, func: Any) -> Any:
-        body = tvm_ffi.structural_map(func.body, (tirx.Cast, _without_storage))
+        body = keep_in_registers(func.body)
+        if "avx2" in self.features and "avx512vl" not in self.features:
+            body = tvm_ffi.structural_map(body, (tirx.Cast, self._store))
         body = tvm_ffi.structural_map(body, (tirx.Add, self._add))
         body = tvm_ffi.structural_map(body, (ir.Call, self._call))
         if body.same_as(func.body):
             return func
         return func.with_body(with_functions(body, self.imports.values()))
+
+    def _store(self, cast: tirx.Cast) -> Any:
+        """Eight quantized numbers are packed with saturation, which bounds them below, too."""
+        lanes = lanes_of(cast)
+        bounds = bounds_of(cast.value)
+        if scalar_type(cast) != "uint8" or lanes != _PACKED_LANES or bounds is None:
+            return cast
+        if bounds[0] < 0 or bounds[1] > np.iinfo("uint8").max:
+            return cast
+        value = cast.value
+        rounded, _ = rounded_of(value)
+        inner = rounded.args[0]
+        if bounds[0] == 0 and isinstance(inner, tirx.Max) and isinstance(inner.b, tirx.Min):
+            unbounded = ir.Call(rounded.op, [inner.b], ret_ty=rounded.ty)
+            value = tirx.Add(unbounded, value.b) if isinstance(value, tirx.Add) else unbounded
+        self.imports[_PACK] = _PACK_FUNCTION
+        return tirx.call_pure_extern(vector("uint8", lanes), _PACK, value)
 
     def _add(self, node: Any) -> Any:
         for total, product in ((node.a, node.b), (node.b, node.a)):
@@ -124,56 +147,6 @@ def _is_dot(expr: Any) -> bool:
     return any(is_call(expr, name) for name in (DOT_QUADS, DOT_NARROW_QUADS, DOT_FITTING_OCTS))
 
 
-def _without_storage(cast: tirx.Cast) -> Any:
-    """`wider(uint8(x))` is `wider(x)` where a quantization has bounded `x`: nothing is stored."""
-    stored = cast.value
-    wider = _scalar_type(cast)
-    if wider not in ("float32", "int32") or not isinstance(stored, tirx.Cast):
-        return cast
-    type_ = _scalar_type(stored)
-    if type_ not in ("uint8", "int8"):
-        return cast
-    bounds = _bounds(stored.value)
-    kept = np.iinfo(type_)
-    if bounds is None or bounds[0] < kept.min or bounds[1] > kept.max:
-        return cast
-    return stored.value.astype(vector(wider, lanes_of(cast)))
-
-
-def _scalar_type(expr: Any) -> str:
-    return tvm.DataType(str(expr.ty)).with_lanes(1).__str__()
-
-
-def _bounds(expr: Any) -> tuple[float, float] | None:
-    """The least and the largest an expression can be, if it is a rounded clip and a zero point."""
-    zero = 0.0
-    if isinstance(expr, tirx.Add):
-        constant = _constant(expr.b)
-        if constant is None:
-            return None
-        expr, zero = expr.a, constant
-    if not is_call(expr, ROUND_TO_INT32):
-        return None
-    low, high = -np.inf, np.inf
-    inner = expr.args[0]
-    while isinstance(inner, (tirx.Max, tirx.Min)):
-        limits = [_constant(side) for side in (inner.a, inner.b)]
-        given = [one for one in limits if one is not None]
-        if len(given) != 1:
-            break
-        if isinstance(inner, tirx.Max):
-            low = max(low, given[0])
-        else:
-            high, low = min(high, given[0]), min(low, given[0])
-        inner = inner.b if limits[0] is not None else inner.a
-    return low + zero, high + zero
-
-
-def _constant(expr: Any) -> float | None:
-    expr = expr.value if isinstance(expr, tirx.Broadcast) else expr
-    return float(expr.value) if isinstance(expr, (tirx.FloatImm, tirx.IntImm)) else None
-
-
 def _nan_is_lowest(value: Any) -> Any:
     """`max(low, min(high, x))` as `min(max(x, low), high)`, which is `low` for NaN.
 
@@ -205,6 +178,23 @@ _ROUNDS = {16: ("avx512f",), 8: ("avx",), 4: ("sse4.2",)}
 """By lanes: features, one of which a rounding instruction needs."""
 
 _PURE = "nounwind willreturn memory(none)"
+
+_PACK = "tvmopt_pack_8"
+_PACKED_LANES = 8
+_PACK_FUNCTION = f"""
+declare <8 x i16> @llvm.x86.sse2.packssdw.128(<4 x i32>, <4 x i32>)
+declare <16 x i8> @llvm.x86.sse2.packuswb.128(<8 x i16>, <8 x i16>)
+define <8 x i8> @{_PACK}(<8 x i32> %x) {_PURE} {{
+  %l = shufflevector <8 x i32> %x, <8 x i32> poison, <4 x i32> <i32 0, i32 1, i32 2, i32 3>
+  %h = shufflevector <8 x i32> %x, <8 x i32> poison, <4 x i32> <i32 4, i32 5, i32 6, i32 7>
+  %w = call <8 x i16> @llvm.x86.sse2.packssdw.128(<4 x i32> %l, <4 x i32> %h)
+  %b = call <16 x i8> @llvm.x86.sse2.packuswb.128(<8 x i16> %w, <8 x i16> %w)
+  %q = bitcast <16 x i8> %b to <2 x i64>
+  %e = extractelement <2 x i64> %q, i32 0
+  %r = bitcast i64 %e to <8 x i8>
+  ret <8 x i8> %r
+}}
+"""
 
 _LOAD_QUAD = "tvmopt_load_quad"
 

@@ -105,15 +105,19 @@ def epilogue_operands(
     """
     lane = sch.get_loops(last)[-1]
     sizes = [int(sch.get(loop).extent) for loop in tile]
-    lines = prod(sizes)
-    share = -(-lines // int(sch.get(steps).extent))
+    vectors = prod(sizes)
     found: list[Any] = []
     for load in loads_of(sch, last):
         shape = [int(dim) for dim in load.source.shape]
-        if prod(shape) * 4 < least_bytes or load.source.scope() != "global" or _is_local(sch, load):
+        item_bytes = load.source.dtype.itemsize
+        size_bytes = prod(shape) * item_bytes
+        if size_bytes < least_bytes or load.source.scope() != "global" or _is_local(sch, load):
             continue
+        # Neighbouring pixels share a line; a float's vector counts as one of its own.
+        every = max(1, 4 // item_bytes)
+        share = -(-vectors // (every * int(sch.get(steps).extent)))
         for number in range(share):
-            line = tirx.min(sch.get(steps).loop_var * share + number, lines - 1)
+            line = tirx.min((sch.get(steps).loop_var * share + number) * every, vectors - 1)
             places: dict[Any, Any] = {sch.get(lane).loop_var: sch.get(lane).min}
             for loop, size in zip(reversed(tile), reversed(sizes), strict=True):
                 places[sch.get(loop).loop_var] = line % size
