@@ -251,6 +251,39 @@ def test_nan_is_quantized_to_the_lowest_number(device: str, size: int) -> None:
     _check(made, [x], known)
 
 
+@pytest.mark.parametrize("zero", [0, 7])
+def test_quantized_sums_are_packed_with_saturation(device: str, zero: int) -> None:
+    x = np.array(
+        [-1e20, -3e5, -130.5, -8.0, -0.5, 0.5, 1.5, 100.2, 254.5, 3e5, 1e20] * 8, "float32"
+    )
+    low, high = -float(zero), 255.0 - zero
+
+    def emit(bb: relax.BlockBuilder, inputs: Any) -> relax.Expr:
+        limited = bb.emit(R.clip(inputs[0], relax.prim_value(low), relax.prim_value(high)))
+        whole = bb.emit(R.astype(bb.emit(R.round(limited)), "int32"))
+        return bb.emit(R.astype(R.add(whole, relax.const(zero, "int32")), "uint8"))
+
+    made = compile_relax(device, [(x.shape, "float32")], emit, LOWERED)
+    _check(made, [x], (np.rint(np.clip(x, low, high)) + zero).astype("uint8"))
+    if device == "x86-avx2":
+        assert "vpackuswb" in made.assembly
+        assert "vmaxps" not in made.assembly
+
+
+def test_quantized_number_is_dequantized_in_registers(device: str) -> None:
+    x = np.random.default_rng(5).uniform(-20, 20, 64).astype("float32")
+
+    def emit(bb: relax.BlockBuilder, inputs: Any) -> relax.Expr:
+        limited = bb.emit(R.clip(inputs[0], relax.prim_value(-9.0), relax.prim_value(15.0)))
+        whole = bb.emit(R.astype(bb.emit(R.round(limited)), "int32"))
+        stored = bb.emit(R.astype(R.add(whole, relax.const(9, "int32")), "uint8"))
+        return bb.emit(R.subtract(bb.emit(R.astype(stored, "float32")), relax.const(9.0)))
+
+    made = compile_relax(device, [(x.shape, "float32")], emit, LOWERED)
+    _check(made, [x], np.rint(np.clip(x, -9, 15)))
+    assert not re.search(r"vpackus|vpshufb|vpaddd|vsubps|vaddps", made.assembly)
+
+
 def test_vnni_multiplies_without_leaving_the_registers() -> None:
     """Compiled, not run: any machine can."""
     w = _weight(256, 256, largest=WHOLE)
