@@ -4,8 +4,8 @@ from typing import Any
 
 from tvm import relax, topi
 
-from tvmopt.rewriting import Graph, attrs_of, is_op, shape_of
-from tvmopt_plugins.layout.blocked import ALONE, Images
+from tvmopt.rewriting import Graph, attrs_of, dtype_of, is_op, shape_of
+from tvmopt_plugins.layout.blocked import ALONE, ANCHOR, Images
 
 
 def concat(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None:
@@ -115,6 +115,11 @@ def resize(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None
     attrs, result = attrs_of(value), shape_of(value)
     if image is None or result is None or str(attrs.layout) != "NCHW":
         return None
+    # Read through a change of layout, each result would gather its neighbours one by one; what
+    # stands for floats is followed by arithmetic.
+    fusion = None if str(attrs.method) == "nearest_neighbor" else ALONE
+    if dtype_of(value) != dtype_of(image.var):
+        fusion = ANCHOR
     call = graph.bb.call_te(
         topi.image.resize2d,
         image.var,
@@ -127,9 +132,9 @@ def resize(value: relax.Expr, graph: Graph, images: Images) -> relax.Expr | None
         float(attrs.cubic_alpha),
         int(attrs.cubic_exclude),
         float(attrs.extrapolation_value),
+        dtype_of(value),
         primfunc_name_hint="resize2d",
-        # Read through a change of layout, each result would gather its neighbours one by one.
-        primfunc_attrs=None if str(attrs.method) == "nearest_neighbor" else ALONE,
+        primfunc_attrs=fusion,
     )
     return images.leave(graph, call, image.channels)
 

@@ -1,4 +1,7 @@
-"""Means of dequantized tensors: sums in int32, which one multiplication turns into means."""
+"""Means of dequantized tensors: sums in int32, which one multiplication turns into means.
+
+Interpolation, whose means are weighted, reads the integers and sums in float32.
+"""
 
 import math
 from typing import Any
@@ -7,6 +10,7 @@ import numpy as np
 from tvm import relax
 
 from tvmopt.rewriting import Graph, attrs_of, constant, constant_value, is_op, shape_of
+from tvmopt_plugins.realize_quantized.arithmetic import to_floats
 from tvmopt_plugins.realize_quantized.products import scaled_sum
 from tvmopt_plugins.realize_quantized.quantized import Quantized, dequantized
 
@@ -19,6 +23,8 @@ _MOST_ELEMENTS = 2**23
 
 def average_integers(value: relax.Expr, graph: Graph) -> relax.Expr | None:
     """`mean((x - z) s) = (sum(x) - n z) s / n`, summed in int32."""
+    if is_op(value, "relax.image.resize2d"):
+        return _resize(value, graph)
     if not is_op(value, *_MEANS):
         return None
     data = dequantized(value.args[0], graph)
@@ -38,6 +44,30 @@ def average_integers(value: relax.Expr, graph: Graph) -> relax.Expr | None:
     attrs = attrs_of(value)
     axes = range(len(shape)) if attrs.axis is None else (int(a) % len(shape) for a in attrs.axis)
     return _mean(data, list(axes), shape, keepdims=bool(attrs.keepdims), graph=graph)
+
+
+def _resize(value: relax.Call, graph: Graph) -> relax.Expr | None:
+    """`resize((x - z) s) = (resize(x) - z) s`, for weights whose sum is 1."""
+    data, attrs = dequantized(value.args[0], graph), attrs_of(value)
+    if data is None or not data.is_per_tensor or constant_value(data.values) is not None:
+        return None
+    if str(attrs.coordinate_transformation_mode) == "tf_crop_and_resize":
+        graph.missed("computed in float32: what it takes from outside the image is no mean")
+        return None
+    resized = relax.op.image.resize2d(
+        data.values,
+        value.args[1],
+        roi=[float(r) for r in attrs.roi],
+        layout=str(attrs.layout),
+        method=str(attrs.method),
+        coordinate_transformation_mode=str(attrs.coordinate_transformation_mode),
+        rounding_method=str(attrs.rounding_method),
+        cubic_alpha=float(attrs.cubic_alpha),
+        cubic_exclude=int(attrs.cubic_exclude),
+        extrapolation_value=float(attrs.extrapolation_value),
+        out_dtype="float32",
+    )
+    return to_floats(resized, data.zero_point, data.scale)
 
 
 def _mean(

@@ -91,6 +91,50 @@ def conv_net() -> onnx.ModelProto:
     )
 
 
+def up_net() -> onnx.ModelProto:
+    """Down and up again: squeeze-and-excite, a transposed convolution, both ways to resize."""
+    weights = {
+        "w1": _weight(16, 3, 3, 3),
+        "b1": _weight(16),
+        "w2": _weight(8, 16, 1, 1),
+        "w3": _weight(16, 8, 1, 1),
+        "w4": _weight(16, 8, 2, 2),
+        "b4": _weight(8),
+        "w5": _weight(8, 16, 3, 3),
+        "w6": _weight(8, 32, 1, 1),
+        "double": np.array([1, 1, 2, 2], np.float32),
+        "parts": np.array([8, 8], np.int64),
+    }
+    nodes = [
+        _named("Conv", ["x", "w1", "b1"], "c1", pads=[1, 1, 1, 1], strides=[2, 2]),
+        _named("HardSwish", ["c1"], "h1"),
+        _named("GlobalAveragePool", ["h1"], "g1"),
+        _named("Conv", ["g1", "w2"], "c2"),
+        _named("Relu", ["c2"], "r2"),
+        _named("Conv", ["r2", "w3"], "c3"),
+        _named("HardSigmoid", ["c3"], "gate", alpha=1 / 6),
+        _named("Mul", ["h1", "gate"], "m1"),
+        _named("ConvTranspose", ["m1", "w4", "b4"], "t4", strides=[2, 2]),
+        _named("Conv", ["m1", "w5"], "c5", pads=[1, 1, 1, 1]),
+        _named(
+            "Resize",
+            ["c5", "", "double"],
+            "near",
+            mode="nearest",
+            nearest_mode="floor",
+            coordinate_transformation_mode="asymmetric",
+        ),
+        _named("Resize", ["c5", "", "double"], "smooth", mode="linear"),
+        onnx.helper.make_node("Split", ["m1", "parts"], ["s1", "s2"], name="Split/s1", axis=1),
+        _named("Sub", ["s1", "s2"], "d1"),
+        _named("Resize", ["d1", "", "double"], "wide", mode="nearest"),
+        _named("Concat", ["t4", "near", "smooth", "wide"], "all", axis=1),
+        _named("Conv", ["all", "w6"], "y"),
+    ]
+    shape = [1, 8, 16, 16]
+    return model(nodes, [value("x", [1, 3, 16, 16])], [value("y", shape)], weights, opset=17)
+
+
 def transformer() -> onnx.ModelProto:
     """One encoder block: attention of two heads and a feed-forward net, each with a residual."""
     width, tokens = 32, 16
@@ -141,7 +185,7 @@ def transformer() -> onnx.ModelProto:
     return model(nodes, [value("x", shape)], [value("y", shape)], weights, opset=17)
 
 
-NETS: Mapping[str, Any] = {"conv_net": conv_net, "transformer": transformer}
+NETS: Mapping[str, Any] = {"conv_net": conv_net, "transformer": transformer, "up_net": up_net}
 
 
 def _dense(source: str, name: str) -> list[onnx.NodeProto]:
