@@ -3,7 +3,7 @@
 Everything that a plugin author or a user of the Python API imports stands here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -83,6 +83,7 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
     inputs: "Mapping[str, NDArray[Any]] | None" = None,
     quantize: str | None = None,
     calibration: CalibrationSource | str | PathLike[str] | None = None,
+    exclude: Sequence[str] = (),
     measure: bool = True,
     if_slower: Literal["keep", "float"] = "keep",
     max_drop: str | float | None = None,
@@ -108,6 +109,8 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
             `int8-dynamic` takes the range of each row of a matrix product while the model runs;
             `int8-weights` stores weights and tables in 8 bits, and multiplies float32.
         calibration: samples to learn ranges from: a file, a folder, or the name of a data set.
+        exclude: what stays float32 of a quantized model: names or patterns of ONNX nodes, `op:NAME`
+            or `re:REGEX`.
         measure: measures a quantized model against float32, and keeps float what int8 slows down;
             timings then decide what is quantized.
         if_slower: where the quantized model as a whole is slower, the package to make: `keep` for
@@ -133,7 +136,10 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
         calibration = CalibrationSource(str(calibration))
     options = {name: dict(given) for name, given in (passes or {}).items()}
     if quantize is not None:
-        add_mode(quantize, options)
+        asked = add_mode(quantize, options)
+        asked["exclude"] = "|".join(filter(None, [asked.get("exclude", ""), *exclude]))
+    elif exclude:
+        raise UsageError("exclude is for quantize", "compile(..., quantize='int8')")
     plugins = Plugins.load()
     source = ModelSource(Path(model), dict(input_shapes or {}), dict(dims or {}))
     request = CompileRequest(

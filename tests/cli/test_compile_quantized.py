@@ -150,6 +150,24 @@ def test_options_that_do_not_fit_are_refused(
     assert not (tmp_path / "out.tvmpkg").exists()
 
 
+def test_a_recipe_quantizes_and_the_command_line_comes_before_it(
+    data: Path, tmp_path: Path, capsys: Capture
+):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {MODEL}\nquantize: int8\ncalibration: {data}\ncalibration-samples: 2\n"
+        "calibrator: minmax\nexclude: [re:residual, stem.0]\nmeasure: false\nverify: false\n"
+    )
+    given = ["compile", "--recipe", str(recipe), "-o", str(tmp_path / "out.tvmpkg"), "--json"]
+    assert main([*given, "--exclude", "re:residual"]) == 0
+    report = json.loads(capsys.readouterr().out)["report"]
+    kept = {one["nodes"][0] for one in report["quantization"] if one["dtype"] == "float32"}
+    assert {"residual1.conv1", "residual2.conv2"} <= kept
+    assert "stem.0" not in kept
+    assert main([*given, "--precision", "bf16"]) == 2
+    assert "exclude each other" in capsys.readouterr().err
+
+
 def test_noise_beyond_use_is_refused(images: Any, tmp_path: Path, capsys: Capture):
     path = tmp_path / "tiny.npz"
     np.savez(path, image=images[:2] * np.float32(1e-3))  # ranges a thousand times too narrow
@@ -164,7 +182,11 @@ def test_noise_beyond_use_is_refused(images: Any, tmp_path: Path, capsys: Captur
 
 def test_the_api_quantizes_too(data: Path, images: Any):
     source = CalibrationSource(data, samples=8)
-    package = tvmopt.compile(MODEL, quantize="int8", calibration=source, measure=False)
+    package = tvmopt.compile(
+        MODEL, quantize="int8", calibration=source, measure=False, exclude=["stem.0"]
+    )
+    kept = [one.nodes[0] for one in package.report.quantization if one.why.endswith("=stem.0")]
+    assert kept == ["stem.0"]
     assert package.manifest.report.precision == "int8"
     assert package.run({"image": images[:1]})["logits"].shape == (1, 10)
 
@@ -176,6 +198,9 @@ def test_modes_without_calibration_quantize_matrix_products(mode: str, tmp_path:
     report = tvmopt.load(path).manifest.report
     layers = {line.op: line for line in report.quantization}
     assert layers["matmul"].dtype == "int8"
+    assert layers["matmul"].sqnr_db is not None
+    assert 35 < layers["matmul"].sqnr_db < 70
+    assert layers["matmul"].sensitivity is not None
     assert (
         layers["conv2d"].why == "weights of convolutions are quantized with calibration data only"
     )
@@ -190,3 +215,8 @@ def test_a_calibrator_without_data_is_refused(tmp_path: Path, capsys: Capture) -
 def test_an_unknown_mode_names_those_that_there_are() -> None:
     with pytest.raises(UsageError, match="one of int8, int8-dynamic, int8-weights or None"):
         tvmopt.compile(MODEL, quantize="int4")
+
+
+def test_what_is_excluded_needs_quantization() -> None:
+    with pytest.raises(UsageError, match="exclude is for quantize"):
+        tvmopt.compile(MODEL, exclude=["stem.0"])

@@ -66,7 +66,8 @@ def with_switches(simulated: tvm.IRModule, unquantized: tvm.IRModule) -> Switche
 
     Args:
         simulated: with quantize and dequantize.
-        unquantized: the same without. Bindings belong together by their names and operators.
+        unquantized: the same without. Bindings of the same variable belong together, and others by
+            their names and operators.
     """
     return _Switcher(simulated, unquantized).run()
 
@@ -75,21 +76,20 @@ class _Switcher:
     def __init__(self, simulated: tvm.IRModule, unquantized: tvm.IRModule) -> None:
         self.mod = simulated
         self.bb = relax.BlockBuilder(simulated)
-        theirs = {key: (var, value) for key, var, value in _keyed(unquantized)}
         self.floats: dict[relax.Var, relax.Expr] = {}
         """What a variable is bound to in floats."""
         self.ours: dict[relax.Var, relax.Var] = dict(
             zip(unquantized["main"].params, simulated["main"].params, strict=True)
         )
         """By variable of the float module, that of this one."""
-        for key, var, _ in _keyed(simulated):
-            if key in theirs:
-                other, value = theirs[key]
-                self.floats[var], self.ours[other] = value, var
+        for var, (other, value) in _pairs(simulated, unquantized):
+            self.floats[var], self.ours[other] = value, var
         self.switches: list[Switch] = []
         self.flags: list[relax.Var] = []
         self.flag_of: dict[relax.Var, relax.Var] = {}
         """The switch of a layer, by its result."""
+        self.products: set[relax.Var] = set()
+        """The results of switched products."""
         self.constants: dict[relax.Var, bool] = {}
         """Whether what quantization added is made of constants only, by variable."""
         self.results: list[relax.Var] = []
@@ -121,11 +121,9 @@ class _Switcher:
         added = [one for one in relax.analysis.free_vars(value) if one in self.constants]
         if not added:
             self._bind(var, value)
-        elif is_op(value, *PRODUCTS):
-            self._switch(var, value)
-        elif all(self.constants[one] for one in added):
+        elif all(self.constants[one] for one in added) and self._owner(value) is not None:
             self._bind(var, self._with_constants(var, value))
-        elif is_op(value, *_HANDS_ON):
+        elif is_op(self.floats[var], *_HANDS_ON):
             self._bind(var, self._in_floats(var))
         else:
             self._switch(var, value)
@@ -140,16 +138,16 @@ class _Switcher:
         self._bind(var, result)
         self.flags.append(flag)
         self.flag_of[var] = flag
-        op = str(value.op.name).rpartition(".")[2]
+        if is_op(self.floats[var], *PRODUCTS):
+            self.products.add(var)
+        op = str(getattr(self.floats[var], "op", "")).rpartition(".")[2]
         self.switches.append(Switch(tuple(var.name.split("|")), op))
         self.results.append(result)
 
     def _with_constants(self, var: relax.Var, value: Any) -> relax.Expr:
         """Adds the bias of a product that its integers have, or that of its floats."""
-        floats = self._in_floats(var)
-        owner = next((one for one in value.args if one in self.flag_of), None)
-        if owner is None:
-            return floats
+        floats, owner = self._in_floats(var), self._owner(value)
+        assert owner is not None
         args: list[relax.Expr] = []
         for ours, theirs in zip(value.args, floats.args, strict=True):
             if ours in self.constants:
@@ -158,6 +156,12 @@ class _Switcher:
             else:
                 args.append(ours)
         return relax.Call(value.op, args, value.attrs, value.ty_args, value.span)
+
+    def _owner(self, value: Any) -> relax.Var | None:
+        """The switched product whose bias it adds."""
+        if not is_op(value, "relax.add"):
+            return None
+        return next((one for one in value.args if one in self.products), None)
 
     def _in_floats(self, var: relax.Var) -> Any:
         """What is bound to it in the float module, of this one's variables."""
@@ -171,6 +175,20 @@ class _Switcher:
 
     def _bind(self, var: relax.Var, value: relax.Expr) -> None:
         self.bindings.append(relax.VarBinding(var, self.bb.normalize(value)))
+
+
+def _pairs(
+    simulated: tvm.IRModule, unquantized: tvm.IRModule
+) -> Iterator[tuple[relax.Var, tuple[relax.Var, Any]]]:
+    """Variables, each with the variable and the value of the float module that belong to it."""
+    same = {var: (var, value) for _, var, value in _keyed(unquantized)}
+    named = {key: (var, value) for key, var, value in _keyed(unquantized)}
+    taken = {var for _, var, _ in _keyed(simulated) if var in same}
+    for key, var, _ in _keyed(simulated):
+        if var in same:
+            yield var, same[var]
+        elif key in named and named[key][0] not in taken:
+            yield var, named[key]
 
 
 def _keyed(mod: tvm.IRModule) -> Iterator[tuple[Key, relax.Var, Any]]:

@@ -38,6 +38,7 @@ def quantize_weights(
     after = writer.run()
     ctx.report.precision = "int8"
     ctx.simulated = after
+    ctx.unquantized = mod
     left = scheme.activation + " by rows" if source.is_dynamic else "float32"
     said = replace(scheme, activation=left)
     layers = settled(considered(network, choice, said), after)
