@@ -140,7 +140,7 @@ class _Switcher:
         self.flag_of[var] = flag
         if is_op(self.floats[var], *PRODUCTS):
             self.products.add(var)
-        op = str(getattr(self.floats[var], "op", "")).rpartition(".")[2]
+        op = _op_of(self.floats[var]).rpartition(".")[2]
         self.switches.append(Switch(tuple(var.name.split("|")), op))
         self.results.append(result)
 
@@ -161,7 +161,7 @@ class _Switcher:
         """The switched product whose bias it adds."""
         if not is_op(value, "relax.add"):
             return None
-        return next((one for one in value.args if one in self.products), None)
+        return next((one for one in self.products if one in value.args), None)
 
     def _in_floats(self, var: relax.Var) -> Any:
         """What is bound to it in the float module, of this one's variables."""
@@ -196,10 +196,14 @@ def _keyed(mod: tvm.IRModule) -> Iterator[tuple[Key, relax.Var, Any]]:
     seen = Counter[tuple[str, str]]()
     for block in mod["main"].body.blocks:
         for binding in block.bindings:
-            op = getattr(getattr(binding.value, "op", None), "name", "")
-            kind = binding.var.name, op or type(binding.value).__name__
+            kind = binding.var.name, _op_of(binding.value)
             seen[kind] += 1
             yield (*kind, seen[kind]), binding.var, binding.value
+
+
+def _op_of(value: relax.Expr) -> str:
+    """The name of its operator; of what is no call, its class."""
+    return getattr(getattr(value, "op", None), "name", "") or type(value).__name__
 
 
 def _replaced(value: Any, variables: Mapping[relax.Var, relax.Var]) -> Any:
