@@ -125,9 +125,10 @@ def test_a_model_that_is_good_enough_is_compiled_once(
 def test_a_missed_gate_is_3_and_the_best_package_is_written(
     trained: Trained, tmp_path: Path, capsys: Capture
 ):
-    output = tmp_path / "out.tvmpkg"
-    given = [*trained.gate("0%", "sqnr"), "--no-verify", "--json"]
+    output, page = tmp_path / "out.tvmpkg", tmp_path / "out.html"
+    given = [*trained.gate("0%", "sqnr"), "--no-verify", "--json", "--report", str(page)]
     assert main(trained.arguments(output, *given)) == 3
+    assert "<dt>accuracy</dt>" in page.read_text()
     shown = capsys.readouterr()
     assert "the accuracy gate is missed: sqnr is" in shown.err
     assert f"was written to '{output}'" in shown.err
@@ -175,7 +176,7 @@ def test_the_api_raises_what_the_gate_reached(trained: Trained):
     assert caught.value.details["package"] is None
 
 
-def test_weights_alone_are_judged_but_not_restored(trained: Trained, tmp_path: Path):
+def test_weights_alone_are_judged_and_restored_too(trained: Trained, tmp_path: Path):
     output = tmp_path / "out.tvmpkg"
     given = ["compile", str(trained.path), "-o", str(output), "--quantize", "int8-weights"]
     given += ["--no-verify", "--no-measure"]
@@ -184,9 +185,11 @@ def test_weights_alone_are_judged_but_not_restored(trained: Trained, tmp_path: P
     assert accuracy is not None
     assert accuracy.value == pytest.approx(trained.top1(output))
     assert main([*given, *trained.gate("0%", "sqnr")]) == 3
-    messages = [r.message for r in tvmopt.load(output).report.remarks if r.pass_name == "accuracy"]
-    assert messages[0].startswith("no layer is restored")
-    assert messages[1].startswith("sqnr is ")
+    report = tvmopt.load(output).report
+    assert report.accuracy is not None
+    assert "fc0" in report.accuracy.restored
+    kept = [q for q in report.quantization if q.op == "matmul" and q.dtype == "float32"]
+    assert len(kept) == len(report.accuracy.restored) > 0
 
 
 def test_a_recipe_asks_for_a_gate_too(trained: Trained, tmp_path: Path, capsys: Capture):

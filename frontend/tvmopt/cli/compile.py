@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tvmopt.cli.console import counted, note, print_fields, print_json, print_table, size_text
+from tvmopt.cli.html_report import write_package_report
 from tvmopt.cli.options import (
     json_option,
     parse_dims,
@@ -23,7 +24,6 @@ from tvmopt.cli.options import (
 )
 from tvmopt.cli.progress import Steps
 from tvmopt.cli.quantization import (
-    ANNOTATE,
     check_report,
     check_search,
     parse_quantization,
@@ -34,6 +34,7 @@ from tvmopt.cli.session import Session
 from tvmopt.errors import UsageError
 from tvmopt.metrics import AccuracyGate
 from tvmopt.model import CompileRequest, ModelSource
+from tvmopt.modes import MODES
 from tvmopt.passes import Stage
 from tvmopt.recipe import Quantization, Recipe, read_recipe
 
@@ -128,7 +129,7 @@ def compile_command(
     """
     plugins = session.plugins
     plan = _plan(session, model, **options)
-    is_quantized = ANNOTATE in plan.request.options
+    is_quantized = bool(plan.request.options.keys() & {name for name, _ in MODES.values()})
     if html is not None and not is_quantized:
         raise UsageError("--report is for --quantize", "add --quantize int8")
     check_report(html)
@@ -158,6 +159,8 @@ def compile_command(
         session.interrupt.check()
     except (Exception, KeyboardInterrupt) as error:
         if not session.interrupt.happened and not isinstance(error, KeyboardInterrupt):
+            if html is not None and _stamp(plan.output) != before:  # it missed the accuracy gate
+                write_package_report(html, plan.output)
             raise
         # Late in the compilation the package may be complete, and then it stays.
         state = "was not" if _stamp(plan.output) == before else "is complete and was"
@@ -165,9 +168,7 @@ def compile_command(
     seconds = time.perf_counter() - start
     manifest = package.manifest
     if html is not None:
-        from tvmopt.cli.html_report import write_package_report
-
-        write_package_report(html, manifest, plan.output)
+        write_package_report(html, plan.output)
     if as_json:
         print_json(_as_json(manifest, plan.output, seconds))
         return

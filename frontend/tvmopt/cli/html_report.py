@@ -15,25 +15,38 @@ from tvmopt.cli.quantization_table import (
     summary,
     worst_first,
 )
-from tvmopt.cli.reporting import speed_text, verification_text
+from tvmopt.cli.reporting import gate_text, speed_text, verification_text
+from tvmopt.errors import UsageError
 
 if TYPE_CHECKING:
-    from tvmopt.compiler.manifest import Manifest
     from tvmopt.report import QuantizedLayer, Report
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _TEMPLATE = "quantization.html.j2"
 
 
-def write_package_report(path: Path, manifest: "Manifest", package: Path) -> None:
-    """Writes the report of a package; see `write_report`."""
+def write_package_report(path: Path, package: Path) -> None:
+    """Writes the report of a package; see `write_report`.
+
+    Raises:
+        UsageError: it was not quantized.
+    """
+    from tvmopt.compiler.archive import ArchiveReader
+    from tvmopt.compiler.manifest import read_manifest
+
+    with ArchiveReader(package) as archive:
+        manifest = read_manifest(archive)
     report = manifest.report
+    if not report.quantization:
+        raise UsageError(f"'{package}' was not quantized: there is nothing to report")
     facts = [
         ("package", f"{package.name} ({size_text(package.stat().st_size)})"),
         ("target", manifest.target.name),
         ("made by", f"tvmopt {manifest.tvmopt_version}, TVM {manifest.tvm_version}"),
         ("verified", verification_text(manifest.verification)),
     ]
+    if report.accuracy is not None:
+        facts.append(("accuracy", gate_text(report.accuracy)))
     if report.speed is not None:
         facts.append(("speed", speed_text(report.speed)))
     write_report(path, manifest.model, facts, report)

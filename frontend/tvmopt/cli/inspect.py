@@ -175,9 +175,7 @@ def _inspect_package(file: Path, html: Path | None, *, as_json: bool, verbose: b
     if html is not None:
         from tvmopt.cli.html_report import write_package_report
 
-        if not manifest.report.quantization:
-            raise UsageError(f"'{file}' was not quantized: there is nothing to report")
-        write_package_report(html, manifest, file)
+        write_package_report(html, file)
     if as_json:
         data = asdict(manifest)
         del data["weights"]
