@@ -120,6 +120,7 @@ def test_a_model_that_is_good_enough_is_compiled_once(
     assert report.accuracy is not None
     assert report.accuracy.holds
     assert not report.accuracy.restored
+    assert tvmopt.load(tmp_path / "out.tvmpkg").manifest.options["gate"]["metric"] == "top1"
 
 
 def test_a_missed_gate_is_3_and_the_best_package_is_written(

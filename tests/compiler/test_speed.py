@@ -14,6 +14,7 @@ from tvmopt.compiler.speed import (
     compare_wholes,
     connected,
     grouped,
+    ratios_of,
     time_kernels,
 )
 
@@ -62,7 +63,15 @@ def test_what_one_package_does_not_compute_is_no_group():
     ],
 )
 def test_a_loss_is_one_that_nearly_all_rounds_show(values: list[float], *, is_above: bool):
-    assert Ratios(tuple(values)).is_above(1.1) is is_above
+    assert Ratios(tuple(values), 1.3).is_above(1.1) is is_above
+
+
+def test_other_programs_only_add_to_times():
+    disturbed = ratios_of([30, 40, 10, 35, 30], [10, 10, 10, 10, 10])
+    assert disturbed.median == 3
+    assert disturbed.least == 1
+    assert not disturbed.is_above(1.1)
+    assert disturbed.highest == 3
 
 
 def test_a_kernel_s_time_is_found_by_its_nodes():

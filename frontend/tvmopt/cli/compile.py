@@ -134,6 +134,9 @@ def compile_command(
         raise UsageError("--report is for --quantize", "add --quantize int8")
     check_report(html)
     steps = ["import", *pass_names(plugins, plan.request), "build"]
+    if is_quantized:
+        steps += ["accuracy"] if plan.request.gate is not None else []
+        steps += ["measure", "build again (2)"] if plan.request.measure else []
     steps += ["verify"] if plan.verify else []
     steps += ["sensitivity"] if plan.verify and is_quantized else []
     start = time.perf_counter()

@@ -168,7 +168,16 @@ class PackageDraft:
             "target": dict(request.backend.options),
             "input_shapes": {k: list(v) for k, v in request.source.input_shapes.items()},
             "dims": dict(request.source.dims),
+            "measure": request.measure,
+            "if_slower": request.if_slower,
         }
+        if request.gate is not None:
+            gate = request.gate
+            options["gate"] = {
+                "max_drop": str(gate.max_drop),
+                "metric": gate.metric,
+                "data": str(gate.data),
+            }
         return Manifest(
             FORMAT_VERSION,
             own_version(),

@@ -167,13 +167,26 @@ def time_layers(
     warmup: int,
 ) -> list[float]:
     """The median time of each layer in microseconds, less the instrument's own."""
+    table = layer_times(executor, layers, inputs, threads, repeat, warmup)
+    return [float(time_us) for time_us in np.median(table, axis=0)]
+
+
+def layer_times(
+    executor: Executor,
+    layers: Sequence[Layer],
+    inputs: Mapping[str, Array],
+    threads: int,
+    repeat: int,
+    warmup: int,
+) -> Array:
+    """The times of all layers in microseconds, less the instrument's own: `[repeat, layers]`."""
     stopwatch = _Stopwatch({layer.kernel for layer in layers})
     executor.run_instrumented(inputs, threads, stopwatch, runs=warmup + repeat)
     calls = len(layers) * (warmup + repeat)
     assert len(stopwatch.kernel_ns) == calls, "the report does not list the kernel calls in order"
     table = np.array(stopwatch.kernel_ns, float).reshape(warmup + repeat, -1)[warmup:]
     own_ns = float(np.median(stopwatch.idle_ns)) if stopwatch.idle_ns else 0.0
-    return [max(float(time_ns) - own_ns, 0.0) / 1000 for time_ns in np.median(table, axis=0)]
+    return np.maximum(table - own_ns, 0.0) / 1000
 
 
 class _Stopwatch:

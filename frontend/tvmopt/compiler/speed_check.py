@@ -27,7 +27,7 @@ _LEAST_SHARE = 0.005
 """Layers that lose less of the whole are not worth a compilation."""
 
 _EQUAL = 1.01
-"""Median ratio of wholes up to which the one with fewer layers in int8 is taken."""
+"""Ratio of wholes up to which the one with fewer layers in int8 is taken."""
 
 
 @dataclass
@@ -87,7 +87,7 @@ class SpeedCheck:
     def _ratio(self, ours: Attempt, theirs: Attempt) -> float:
         executors = {"ours": _executor(ours), "theirs": _executor(theirs)}
         times = compare_wholes(executors, self.inputs, default_threads())
-        return ratios_of(times["ours"], times["theirs"]).median
+        return ratios_of(times["ours"], times["theirs"]).highest
 
     def _judged(self, attempt: Attempt) -> Attempt:
         executors = {"float": _executor(self.attempts.in_float), "int8": _executor(attempt)}
