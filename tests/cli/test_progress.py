@@ -54,3 +54,16 @@ def test_a_terminal_sees_a_bar_with_the_time_left_and_stdout_only_the_result():
     assert "build" in shown
     assert "0:00:" in shown
     assert "[1/3]" not in shown
+
+
+def test_details_are_lines_every_few_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    now = 0.0
+    monkeypatch.setattr("tvmopt.cli.progress.time.monotonic", lambda: now)
+    with Steps(["calibrate"]) as progress:
+        progress("calibrate")
+        for sample in range(1, 13):
+            now += 1.0
+            progress.detail(f"batch {sample}")
+    assert capsys.readouterr().err == "[1/1] calibrate\n      batch 6\n      batch 12\n"

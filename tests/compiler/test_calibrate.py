@@ -99,6 +99,13 @@ def test_observers_see_each_tensor_of_each_sample(path: Path):
             np.testing.assert_allclose(seen[name][index], value, rtol=1e-5, atol=1e-5)
 
 
+def test_each_batch_is_told_when_it_is_done(path: Path):
+    opened, told = Opened(path, np.ones((2, 3, 6, 6), np.float32)), list[str]()
+    opened.calibration.detail = told.append
+    opened.calibration.observe(opened.mod, {opened.variables()["x"]: lambda _array: None})
+    assert told == [f"batch {index} of the calibration data" for index in (1, 2)]
+
+
 def test_the_module_is_not_changed(path: Path):
     opened = Opened(path, np.ones((2, 3, 6, 6), np.float32))
     before = opened.mod.script()

@@ -95,12 +95,15 @@ def sensitivity(
     plugins = session.plugins
     names = ["import", *pass_names(plugins, request, Stage.QUANTIZE), "measure"]
     with Steps(names) as steps:
-        made = quantize_model(request, plugins, steps)
+
+        def detail(text: str) -> None:
+            session.interrupt.check()
+            steps.detail(text)
 
         def run(done: int, total: int) -> None:
-            session.interrupt.check()
-            steps.detail(f"{done} of {total} runs")
+            detail(f"{done} of {total} runs")
 
+        made = quantize_model(request, plugins, steps, detail)
         steps("measure")
         result = analyze_sensitivity(made.ctx, plugins, made.imported, made.batches, samples, run)
     session.interrupt.check()

@@ -151,6 +151,10 @@ def compile_command(
                 session.interrupt.check()
                 progress(name)
 
+            def detail(text: str) -> None:
+                session.interrupt.check()
+                progress.detail(text)
+
             package = compile_model(
                 plan.request,
                 plugins,
@@ -158,6 +162,7 @@ def compile_command(
                 verify=plan.verify,
                 inputs=partial(read_inputs, inputs) if inputs else None,
                 progress=step,
+                detail=detail,
             )
         session.interrupt.check()
     except (Exception, KeyboardInterrupt) as error:

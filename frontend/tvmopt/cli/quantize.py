@@ -113,9 +113,16 @@ def quantize(
             session.interrupt.check()
             steps(name)
 
-        made = quantize_model(request, plugins, step)
+        def detail(text: str) -> None:
+            session.interrupt.check()
+            steps.detail(text)
+
+        def run(done: int, total: int) -> None:
+            detail(f"{done} of {total} runs")
+
+        made = quantize_model(request, plugins, step, detail)
         step("sensitivity")
-        analyze_sensitivity(made.ctx, plugins, made.imported, made.batches)
+        analyze_sensitivity(made.ctx, plugins, made.imported, made.batches, progress=run)
     session.interrupt.check()
     _write(made, where)
     if html is not None:

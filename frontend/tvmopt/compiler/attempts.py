@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from tvmopt.compiler.build import build
-from tvmopt.compiler.calibrate import DataCalibration
+from tvmopt.compiler.calibrate import DataCalibration, Detail
 from tvmopt.compiler.draft import PackageDraft
 from tvmopt.compiler.encodings import steps_of
 from tvmopt.compiler.stages import Progress, clock, import_source, line_up, run_passes
@@ -51,7 +51,12 @@ class Attempts:
     """
 
     def __init__(
-        self, request: CompileRequest, plugins: Plugins, output: Path | None, progress: Progress
+        self,
+        request: CompileRequest,
+        plugins: Plugins,
+        output: Path | None,
+        progress: Progress,
+        detail: Detail = lambda _text: None,
     ) -> None:
         """Imports the model and runs the passes before the stage QUANTIZE.
 
@@ -64,7 +69,7 @@ class Attempts:
         self._output = output
         self._ctx = CompileContext(request, request.backend.target())
         passes = line_up(request, plugins, self._ctx)
-        self.imported = import_source(self._ctx, plugins, progress)
+        self.imported = import_source(self._ctx, plugins, progress, detail)
         count = sum(one.stage < Stage.QUANTIZE for one in passes)
         module = self.imported.module
         self.module = run_passes(passes[:count], module, self._ctx, plugins, progress)

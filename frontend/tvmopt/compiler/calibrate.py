@@ -2,7 +2,7 @@
 
 import mmap
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from tvmopt.calibration import Observe
 
 
+Detail = Callable[[str], None]
+"""Is told how far the step is that runs."""
+
+
 @dataclass
 class DataCalibration(Calibration):
     """Calibration on the data that the user named.
@@ -48,6 +52,7 @@ class DataCalibration(Calibration):
         plugins: for passes, data sets and calibrators.
         inputs: the model's inputs, in the order of `main`'s parameters.
         report: where remarks on the data go.
+        detail: is told how far a run over the data is.
     """
 
     source: CalibrationSource
@@ -55,6 +60,7 @@ class DataCalibration(Calibration):
     plugins: Plugins
     inputs: Sequence[TensorSpec]
     report: Report
+    detail: Detail = lambda _text: None
     batches: Batches = field(init=False)
     _seen: list[Seen] = field(default_factory=list[Seen], init=False)
 
@@ -104,6 +110,7 @@ class DataCalibration(Calibration):
                 seen += zip(computed, arrays, strict=True)
                 # The results are read here, so that what an observer raises is not lost.
                 list(pool.map(lambda pair, sample=sample: show(*pair, sample), seen))
+                self.detail(f"batch {sample + 1} of the calibration data")
         self._remark()
         return given_up
 

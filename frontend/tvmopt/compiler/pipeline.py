@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tvmopt.compiler.accuracy_check import raise_if_missed
 from tvmopt.compiler.attempts import Attempt, Attempts
-from tvmopt.compiler.calibrate import DataCalibration
+from tvmopt.compiler.calibrate import DataCalibration, Detail
 from tvmopt.compiler.executor import Array
 from tvmopt.compiler.importer import ImportedModel
 from tvmopt.compiler.output import check_output
@@ -35,6 +35,7 @@ def compile_model(
     verify: bool = True,
     inputs: InputsOf | None = None,
     progress: Progress = lambda _step: None,
+    detail: Detail = lambda _text: None,
 ) -> Package:
     """Compiles `request.source` and writes the package to `output`.
 
@@ -47,12 +48,12 @@ def compile_model(
     """
     if output is not None:
         check_output(output)
-    with Attempts(request, plugins, output, progress) as attempts:
+    with Attempts(request, plugins, output, progress, detail) as attempts:
         given = inputs(attempts.imported.inputs) if inputs else None
         chosen = search(attempts, given)
         if verify:
             progress("verify")
-            _verify(chosen, attempts.imported, plugins, given, progress)
+            _verify(chosen, attempts, given, detail)
         progress("package")
         package = chosen.draft.publish()
     plugins.compile_finished(request, chosen.ctx.report)
@@ -62,13 +63,13 @@ def compile_model(
 
 def _verify(
     attempt: Attempt,
-    imported: ImportedModel,
-    plugins: Plugins,
+    attempts: Attempts,
     given: Mapping[str, Array] | None,
-    progress: Progress,
+    detail: Detail,
 ) -> None:
     """Verifies an int8 model on what the user gave, else on calibration data: ranges fit them."""
     ctx, draft = attempt.ctx, attempt.draft
+    imported, plugins = attempts.imported, attempts.plugins
     if ctx.simulated is None:
         with clock(ctx, "verify"):
             verify_draft(draft, imported, ctx.report, given)
@@ -83,10 +84,14 @@ def _verify(
         simulate = switched.simulate if switched else _simulation(ctx, plugins, imported)
         verify_quantized(draft, imported, simulate, ctx.report, batches)
     if switched is not None:
-        progress("sensitivity")
+        attempts.progress("sensitivity")
         with clock(ctx, "sensitivity"):
-            found = measure(switched, batches)
+            found = measure(switched, batches, progress=partial(_runs, detail))
             ctx.report.quantization[:] = found.fill(ctx.report.quantization)
+
+
+def _runs(detail: Detail, done: int, total: int) -> None:
+    detail(f"{done} of {total} runs")
 
 
 def _simulation(ctx: CompileContext, plugins: Plugins, imported: ImportedModel) -> Simulate:

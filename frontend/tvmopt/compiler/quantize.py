@@ -7,7 +7,7 @@ from typing import Any
 import tvm
 from onnx import ModelProto
 
-from tvmopt.compiler.calibrate import DataCalibration
+from tvmopt.compiler.calibrate import DataCalibration, Detail
 from tvmopt.compiler.calibration_data import Batches
 from tvmopt.compiler.encodings import encodings_of
 from tvmopt.compiler.exporter import export_model
@@ -62,6 +62,7 @@ def quantize_model(
     request: CompileRequest,
     plugins: Plugins,
     progress: Callable[[str], None] = lambda _step: None,
+    detail: Detail = lambda _text: None,
 ) -> QuantizedModel:
     """Imports, simplifies and quantizes `request.source`.
 
@@ -71,7 +72,7 @@ def quantize_model(
     """
     ctx = CompileContext(request, request.backend.target())
     passes = [one for one in line_up(request, plugins, ctx) if one.stage <= Stage.QUANTIZE]
-    imported = import_source(ctx, plugins, progress)
+    imported = import_source(ctx, plugins, progress, detail)
     run_passes(passes, imported.module, ctx, plugins, progress)
     if ctx.simulated is None:
         reasons = [remark for remark in ctx.report.remarks if "stays float32" in remark.message]

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import tvm
 
-from tvmopt.compiler.calibrate import DataCalibration
+from tvmopt.compiler.calibrate import DataCalibration, Detail
 from tvmopt.compiler.dump import dump_module
 from tvmopt.compiler.importer import ImportedModel, import_model
 from tvmopt.model import CompileRequest
@@ -18,7 +18,12 @@ Progress = Callable[[str], None]
 """Is told the name of each step as it begins."""
 
 
-def import_source(ctx: CompileContext, plugins: Plugins, progress: Progress) -> ImportedModel:
+def import_source(
+    ctx: CompileContext,
+    plugins: Plugins,
+    progress: Progress,
+    detail: Detail = lambda _text: None,
+) -> ImportedModel:
     """Imports the model, and opens the calibration data that belong to it."""
     progress("import")
     request = ctx.request
@@ -27,7 +32,7 @@ def import_source(ctx: CompileContext, plugins: Plugins, progress: Progress) -> 
     ctx.report.remarks.extend(imported.remarks)
     if request.calibration is not None:
         ctx.calibration = DataCalibration(
-            request.calibration, request, plugins, imported.inputs, ctx.report
+            request.calibration, request, plugins, imported.inputs, ctx.report, detail
         )
     if request.dump_dir is not None:
         dump_module(request.dump_dir, 0, "import", imported.module)
