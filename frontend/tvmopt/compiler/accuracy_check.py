@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import tvm
+
 from tvmopt.compiler.attempts import Attempt, Attempts
 from tvmopt.compiler.evaluate import Evaluator, Infer, Verdict
 from tvmopt.compiler.executor import Executor
@@ -116,29 +118,19 @@ class AccuracyCheck:
         return self.evaluator.verdict(infer(quantized), infer(()), _MOST_SIMULATED).holds
 
     def _infer(self, attempt: Attempt) -> Infer:
-        executor = attempt.draft.executor
-        if executor is None:  # the target's code does not run here
-            module = attempt.ctx.simulated or attempt.ctx.unquantized
-            imported, plugins = self.attempts.imported, self.attempts.plugins
-            assert module is not None, "a quantized module leaves its simulation"
-            executor = simulation(
-                module, self.attempts.request, plugins, imported.inputs, imported.outputs
-            )
-        return self._run(executor)
+        module = attempt.ctx.simulated or self.attempts.module
+        return self._run(attempt.draft.executor or self._simulated(module))
 
     @cached_property
     def _original(self) -> Infer:
         executor = self.attempts.in_float.draft.executor
-        if executor is None:
-            imported, plugins = self.attempts.imported, self.attempts.plugins
-            executor = simulation(
-                self.attempts.module,
-                self.attempts.request,
-                plugins,
-                imported.inputs,
-                imported.outputs,
-            )
-        return self._run(executor)
+        return self._run(executor or self._simulated(self.attempts.module))
+
+    def _simulated(self, module: tvm.IRModule) -> Executor:
+        """Floats in place of code that does not run here."""
+        attempts, imported = self.attempts, self.attempts.imported
+        specs = imported.inputs, imported.outputs
+        return simulation(module, attempts.request, attempts.plugins, *specs)
 
     def _run(self, executor: Executor) -> Infer:
         threads = default_threads()

@@ -23,9 +23,9 @@ _SURE = 0.8
 """The share of the rounds that must agree before something is called slower."""
 
 WHOLE_MARGIN = 0.03
-"""What a whole may take longer and count as equal. Medians of MobileNetV2 in int8 against itself, on
-two cores with a load of 19, were 1 % apart with one thread and up to 10 % with two, which nearly all
-rounds did not agree on; of its 54 groups of kernels none was called slower."""
+"""What a whole may take longer and count as equal. Medians of MobileNetV2 in int8 against itself,
+on two cores with a load of 19, were 1 % apart with one thread and up to 10 % with two, which nearly
+all rounds did not agree on; of its 54 groups of kernels none was called slower."""
 
 _LAYER_MARGIN = 0.1
 
