@@ -508,6 +508,18 @@ def test_product_of_two_activations(depth: int, turned: bool) -> None:
     np.testing.assert_array_equal(_run(mod, x), expected)
 
 
+def test_convolution_of_floats_with_a_quantized_weight_is_remarked() -> None:
+    weight = Weight((12, 8, 3, 3), 0)
+
+    def emit(bb: relax.BlockBuilder, given: relax.Expr) -> relax.Expr:
+        return R.nn.conv2d(given, bb.emit(weight.emit()))
+
+    _, ctx = _realized(_module((1, 8, 5, 5), "float32", emit))
+    (remark,) = ctx.report.remarks
+    assert remark.kind == "missed"
+    assert "only its weight is quantized" in remark.message
+
+
 def test_product_with_one_quantized_operand_is_remarked() -> None:
     weight = relax.const(RNG.standard_normal((32, 20)).astype("float32"))
 

@@ -31,6 +31,15 @@ def multiply_integers(value: relax.Expr, graph: Graph) -> relax.Expr | None:
     return None
 
 
+def note_floats(value: relax.Expr, graph: Graph) -> None:
+    """Remarks that a product of a quantized weight is still one of floats."""
+    if not is_op(value, "relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax.matmul"):
+        return
+    data, weight = value.args
+    if dequantized(data, graph) is None and not isinstance(quantized_constant(weight, graph), str):
+        graph.missed("computed in float32: only its weight is quantized")
+
+
 def _convolution(value: relax.Call, graph: Graph) -> relax.Expr | None:
     operands = _operands(value, graph, channel=0)
     if operands is None:

@@ -10,7 +10,7 @@ from tvmopt_plugins.realize_quantized.activations import multiply_activations
 from tvmopt_plugins.realize_quantized.arithmetic import dequantize_for_each, expand
 from tvmopt_plugins.realize_quantized.averages import average_integers
 from tvmopt_plugins.realize_quantized.movement import move_integers
-from tvmopt_plugins.realize_quantized.products import multiply_integers
+from tvmopt_plugins.realize_quantized.products import multiply_integers, note_floats
 from tvmopt_plugins.realize_quantized.requantize import requantize
 from tvmopt_plugins.realize_quantized.rows import multiply_rows
 from tvmopt_plugins.realize_quantized.signed import store_unsigned
@@ -29,5 +29,5 @@ def realize(mod: tvm.IRModule, source: "RealizeQuantized", ctx: CompileContext) 
     mod = rebuild(mod, *computing, source=source, ctx=ctx)
     mod = rebuild(mod, multiply_rows, widen_weights, source=source, ctx=ctx)
     mod = rebuild(mod, look_up, source=source, ctx=ctx)
-    mod = rebuild(mod, dequantize_for_each, source=source, ctx=ctx)
+    mod = rebuild(mod, note_floats, dequantize_for_each, source=source, ctx=ctx)
     return rebuild(mod, expand, source=source, ctx=ctx)
