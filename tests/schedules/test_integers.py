@@ -98,6 +98,8 @@ def test_convolution(
 
     made = compile_relax(device, [(x.shape, "uint8")], emit, LOWERED)
     _check(made, [x], _convolve(x.astype("int32"), w.astype("int32"), stride, pad, groups))
+    products = {layer.products for layer in made.layers if "conv2d" in layer.kernel}
+    assert products == {"int8"}
 
 
 def _rarely_large(*shape: int, largest: int) -> np.ndarray:

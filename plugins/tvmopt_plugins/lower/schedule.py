@@ -99,9 +99,17 @@ def _first_that_takes(
 
 def _products(func: tirx.PrimFunc, *, pairs: bool) -> str:
     """`Layer.products`; `pairs` tells whether there is an instruction for those of bfloat16."""
-    if has_quads(func):
+    if has_quads(func) or _types(func)[:2] == _DEPTHWISE_INTEGERS:
         return "int8"
     return "bfloat16" if pairs and has_pairs(func) else "float32"
+
+
+_DEPTHWISE_INTEGERS = ["uint8", "int32"]
+"""Image and weights of a depthwise convolution, which multiplies numbers one by one."""
+
+
+def _types(func: tirx.PrimFunc) -> list[str]:
+    return [str(parameter.ty.dtype) for parameter in func.params if hasattr(parameter.ty, "dtype")]
 
 
 def _name(rule: ScheduleRule | None) -> str:
