@@ -104,6 +104,27 @@ def test_excluded_nodes_stay_float_and_say_so(data: Path, tmp_path: Path, capsys
     assert sum("uint8 x int8" in r["message"] for r in remarks) == 3
 
 
+def test_kernels_of_the_package_compute_what_the_exclusions_say(
+    data: Path, tmp_path: Path, capsys: Capture
+):
+    given = ["--quantize", "int8", "--calibration", str(data), "--calibration-samples", "4"]
+    given += ["--pass", "annotate-quantization:keep-first=true,keep-last=true"]
+    given += ["--exclude", "re:residual", "--no-verify", "--no-measure", "--json"]
+    assert main(arguments(tmp_path / "out.tvmpkg", *given)) == 0
+    report = json.loads(capsys.readouterr().out)["report"]
+    products = {node: one["products"] for one in report["layers"] for node in one["nodes"]}
+    considered = [one for one in report["quantization"] if one["op"] in ("conv2d", "matmul")]
+    assert {one["why"] for one in considered} == {
+        "",
+        "asked for by keep-first",
+        "asked for by keep-last",
+        "asked for by exclude=re:residual",
+    }
+    kept = {node for one in considered if one["why"] for node in one["nodes"]}
+    assert {products[node] for node in kept} == {"float32"}
+    assert "int8" in {products[node] for node in products.keys() - kept}
+
+
 BAD: list[tuple[list[str], str, str]] = [
     (["--if-slower", "float"], "--if-slower is for --quantize", "--quantize int8"),
     (
