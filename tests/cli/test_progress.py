@@ -19,6 +19,27 @@ def test_steps_are_lines_where_stderr_is_no_terminal(capsys: pytest.CaptureFixtu
     assert captured.out == ""
 
 
+def test_steps_that_nobody_expected_and_steps_left_out_are_counted(
+    capsys: pytest.CaptureFixture[str],
+):
+    with Steps(["import", "measure", "verify", "package"]) as progress:
+        for name in ("import", "build again", "verify", "package"):
+            progress(name)
+    lines = ["[1/4] import", "[2/5] build again", "[3/4] verify", "[4/4] package"]
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_each_step_and_each_detail_is_a_chance_to_stop():
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with Steps(["import"], stop) as progress:
+        with pytest.raises(KeyboardInterrupt):
+            progress("import")
+        with pytest.raises(KeyboardInterrupt):
+            progress.detail("batch 1")
+
+
 def test_rounds_are_announced_in_one_line(capsys: pytest.CaptureFixture[str]):
     with Rounds("measuring tvmopt", 3) as progress:
         for index in range(3):

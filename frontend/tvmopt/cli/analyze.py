@@ -94,16 +94,12 @@ def sensitivity(
 
     plugins = session.plugins
     names = ["import", *pass_names(plugins, request, Stage.QUANTIZE), "measure"]
-    with Steps(names) as steps:
-
-        def detail(text: str) -> None:
-            session.interrupt.check()
-            steps.detail(text)
+    with Steps(names, session.interrupt.check) as steps:
 
         def run(done: int, total: int) -> None:
-            detail(f"{done} of {total} runs")
+            steps.detail(f"{done} of {total} runs")
 
-        made = quantize_model(request, plugins, steps, detail)
+        made = quantize_model(request, plugins, steps, steps.detail)
         steps("measure")
         result = analyze_sensitivity(made.ctx, plugins, made.imported, made.batches, samples, run)
     session.interrupt.check()

@@ -87,10 +87,9 @@ def compare(
     from tvmopt.compiler.comparison import compare_programs
 
     shapes, sizes = parse_input_shapes(input_shapes), parse_dims(dims)
-    with Steps(["open", "compare"]) as steps:
+    with Steps(["open", "compare"], session.interrupt.check) as steps:
 
         def run(done: int, total: int) -> None:
-            session.interrupt.check()
             steps.detail(f"{done} of {total} layers")
 
         steps("open")

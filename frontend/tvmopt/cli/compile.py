@@ -133,36 +133,22 @@ def compile_command(
     if html is not None and not is_quantized:
         raise UsageError("--report is for --quantize", "add --quantize int8")
     check_report(html)
-    steps = ["import", *pass_names(plugins, plan.request), "build"]
-    if is_quantized:
-        steps += ["accuracy"] if plan.request.gate is not None else []
-        steps += ["measure", "build again (2)"] if plan.request.measure else []
-    steps += ["verify"] if plan.verify else []
-    steps += ["sensitivity"] if plan.verify and is_quantized else []
+    steps = _steps(plan, plugins, is_quantized=is_quantized)
     start = time.perf_counter()
     before = _stamp(plan.output)
     try:
         from tvmopt.cli.tensors import read_inputs
         from tvmopt.compiler.pipeline import compile_model
 
-        with _threads(threads), Steps([*steps, "package"]) as progress:
-
-            def step(name: str) -> None:
-                session.interrupt.check()
-                progress(name)
-
-            def detail(text: str) -> None:
-                session.interrupt.check()
-                progress.detail(text)
-
+        with _threads(threads), Steps(steps, session.interrupt.check) as progress:
             package = compile_model(
                 plan.request,
                 plugins,
                 plan.output,
                 verify=plan.verify,
                 inputs=partial(read_inputs, inputs) if inputs else None,
-                progress=step,
-                detail=detail,
+                progress=progress,
+                detail=progress.detail,
             )
         session.interrupt.check()
     except (Exception, KeyboardInterrupt) as error:
@@ -181,6 +167,20 @@ def compile_command(
         print_json(_as_json(manifest, plan.output, seconds))
         return
     _show(manifest, plan.output, seconds, verbose=session.verbose)
+
+
+def _steps(plan: _Plan, plugins: "Plugins", *, is_quantized: bool) -> list[str]:
+    """What is sure to come; how often the search builds again is not."""
+    steps = ["import", *pass_names(plugins, plan.request), "build"]
+    if is_quantized:
+        judged = ["accuracy"] if plan.request.gate is not None else []
+        judged += ["measure"] if plan.request.measure else []
+        if judged:
+            judged.insert(1, "build again (2)")  # in float32, to compare with
+        steps += judged
+    steps += ["verify"] if plan.verify else []
+    steps += ["sensitivity"] if plan.verify and is_quantized else []
+    return [*steps, "package"]
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self
 
 import click
@@ -17,11 +17,17 @@ _TELL_SECONDS = 5.0
 
 
 class Steps:
-    """Is called with the name of each step as it begins; used as a context manager."""
+    """Is called with the name of each step as it begins; used as a context manager.
 
-    def __init__(self, names: Sequence[str]) -> None:
+    Args:
+        names: the steps that are expected; others may come between them, and some never.
+        check: is called with each step and each detail; raises what ends the work.
+    """
+
+    def __init__(self, names: Sequence[str], check: Callable[[], None] = lambda: None) -> None:
         self._names = list(names)
-        self._done: list[str] = []
+        self._begun = 0
+        self._check = check
         self._bar: Progress | None = None
         self._told = 0.0
 
@@ -35,20 +41,30 @@ class Steps:
 
     def __call__(self, name: str) -> None:
         """Begins the step `name`, which ends the one before."""
+        self._check()
+        self._expect(name)
         if self._bar is not None:
-            # A step that a plugin added or dropped only shifts the estimate.
-            done = sum(map(_weight, self._done))
-            self._bar.update(self._bar.task_ids[0], description=name, completed=done)
+            weights = [_weight(one) for one in self._names]
+            done, total = sum(weights[: self._begun]), sum(weights)
+            task = self._bar.task_ids[0]
+            self._bar.update(task, description=name, completed=done, total=total)
         else:
-            place = len(self._done) + 1
-            click.echo(f"[{place}/{max(place, len(self._names))}] {name}", err=True)
+            click.echo(f"[{self._begun + 1}/{len(self._names)}] {name}", err=True)
             self._told = time.monotonic()
-        self._done.append(name)
+        self._begun += 1
+
+    def _expect(self, name: str) -> None:
+        """Puts it next: leaves out what it jumps over, or adds it."""
+        ahead = self._names[self._begun :]
+        after = ahead[ahead.index(name) :] if name in ahead else [name, *ahead]
+        self._names[self._begun :] = after
 
     def detail(self, text: str) -> None:
         """Says how far the step is that runs; as a line not more often than every few seconds."""
+        self._check()
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], description=f"{self._done[-1]}: {text}")
+            description = f"{self._names[self._begun - 1]}: {text}"
+            self._bar.update(self._bar.task_ids[0], description=description)
         elif time.monotonic() - self._told > _TELL_SECONDS:
             click.echo(f"      {text}", err=True)
             self._told = time.monotonic()

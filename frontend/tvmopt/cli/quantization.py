@@ -11,8 +11,6 @@ from tvmopt.errors import UsageError
 from tvmopt.metrics import AccuracyGate
 from tvmopt.modes import CALIBRATED, MODES, add_mode
 
-ANNOTATE = "annotate-quantization"
-
 
 def quantize_options(function: F) -> F:
     """`--quantize` and what belongs to it, for `parse_quantization`."""

@@ -107,21 +107,13 @@ def quantize(
     check_report(html)
     plugins = session.plugins
     names = ["import", *pass_names(plugins, request, Stage.QUANTIZE), "sensitivity"]
-    with Steps(names) as steps:
-
-        def step(name: str) -> None:
-            session.interrupt.check()
-            steps(name)
-
-        def detail(text: str) -> None:
-            session.interrupt.check()
-            steps.detail(text)
+    with Steps(names, session.interrupt.check) as steps:
 
         def run(done: int, total: int) -> None:
-            detail(f"{done} of {total} runs")
+            steps.detail(f"{done} of {total} runs")
 
-        made = quantize_model(request, plugins, step, detail)
-        step("sensitivity")
+        made = quantize_model(request, plugins, steps, steps.detail)
+        steps("sensitivity")
         analyze_sensitivity(made.ctx, plugins, made.imported, made.batches, progress=run)
     session.interrupt.check()
     _write(made, where)

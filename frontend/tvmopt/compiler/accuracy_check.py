@@ -97,13 +97,12 @@ class AccuracyCheck:
             why = "no layer is restored: this way to quantize shows none of them alone"
             first.ctx.report.remarks.append(Remark("missed", SOURCE, "", why))
             return
-        self.attempts.progress("sensitivity")
+        self.attempts.progress("search")
         model = SwitchedModel.of(first.ctx, self.attempts.plugins, self.attempts.imported)
-        self._sensitivity = measure(model, self.evaluator.inputs())
+        self._sensitivity = measure(model, self.evaluator.inputs(), progress=self.attempts.runs)
         layers = self._sensitivity.layers
         order = sorted(range(len(layers)), key=lambda index: layers[index].effect_db)
         most = len(order) - 1
-        self.attempts.progress("search")
         count = _least(most, lambda count: self._holds_simulated(model, order[count:]))
         for left in reversed(range(_MOST_COMPILATIONS)):
             if count > most:

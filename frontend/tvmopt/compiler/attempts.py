@@ -66,6 +66,7 @@ class Attempts:
         self.request = request
         self.plugins = plugins
         self.progress = progress
+        self.detail = detail
         self._output = output
         self._ctx = CompileContext(request, request.backend.target())
         passes = line_up(request, plugins, self._ctx)
@@ -101,6 +102,10 @@ class Attempts:
     def discard(self, attempt: Attempt) -> None:
         """Removes a draft that is of no use any more."""
         attempt.draft.discard()
+
+    def runs(self, done: int, total: int) -> None:
+        """Says how many runs of a model are done."""
+        self.detail(f"{done} of {total} runs")
 
     def _finish(self, passes: list[Pass], kept_float: Mapping[str, str]) -> Attempt:
         start = time.perf_counter()

@@ -122,17 +122,12 @@ class DataCalibration(Calibration):
 
     def _compile(self, mod: tvm.IRModule, variables: Sequence[relax.Var]) -> Executor:
         """The module with these variables as its outputs, compiled for this machine."""
-        backend = running_backend(self.request.backend, self.plugins)
-        # Options are for the passes of the compilation that is under way.
-        request = replace(
-            self.request, backend=backend, options={}, dump_dir=None, calibration=None
-        )
         mod = showing(mod, variables)
         outputs = [
             TensorSpec(str(index), shape_of(var) or (), dtype_of(var))
             for index, var in enumerate(variables)
         ]
-        return executor_of(lower(mod, request, self.plugins), self.inputs, outputs)
+        return compile_floats(mod, self.request, self.plugins, self.inputs, outputs)
 
 
 def running_backend(wanted: Backend, plugins: Plugins) -> Backend:
@@ -154,8 +149,31 @@ def running_backend(wanted: Backend, plugins: Plugins) -> Backend:
     )
 
 
-def lower(mod: tvm.IRModule, request: CompileRequest, plugins: Plugins) -> BuiltModel:
-    """Compiles a float module that has passed the stage QUANTIZE."""
+def compile_floats(
+    mod: tvm.IRModule,
+    request: CompileRequest,
+    plugins: Plugins,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+) -> Executor:
+    """Compiles a float module that has passed the stage QUANTIZE for this machine.
+
+    Args:
+        mod: with weights in floats.
+        request: of the compilation that is under way; its options are for that one's passes alone.
+        plugins: for the backend and the passes.
+        inputs: of `main`.
+        outputs: of `main`.
+
+    Raises:
+        TvmoptError: no backend makes code for this machine.
+    """
+    backend = running_backend(request.backend, plugins)
+    plain = replace(request, backend=backend, options={}, dump_dir=None, calibration=None)
+    return _executor(_lower(mod, plain, plugins), inputs, outputs)
+
+
+def _lower(mod: tvm.IRModule, request: CompileRequest, plugins: Plugins) -> BuiltModel:
     passes = plugins.line_up(request)
     plugins.modify_passes(passes, request)
     ctx = CompileContext(request, request.backend.target())
@@ -189,7 +207,7 @@ def showing(mod: tvm.IRModule, variables: Sequence[relax.Var]) -> tvm.IRModule:
     return relax.transform.DeadCodeElimination(["main"])(after)
 
 
-def executor_of(
+def _executor(
     built: BuiltModel, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> Executor:
     """Links a model and loads it, without a package."""

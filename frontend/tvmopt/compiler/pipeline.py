@@ -53,7 +53,7 @@ def compile_model(
         chosen = search(attempts, given)
         if verify:
             progress("verify")
-            _verify(chosen, attempts, given, detail)
+            _verify(chosen, attempts, given)
         progress("package")
         package = chosen.draft.publish()
     plugins.compile_finished(request, chosen.ctx.report)
@@ -65,7 +65,6 @@ def _verify(
     attempt: Attempt,
     attempts: Attempts,
     given: Mapping[str, Array] | None,
-    detail: Detail,
 ) -> None:
     """Verifies an int8 model on what the user gave, else on calibration data: ranges fit them."""
     ctx, draft = attempt.ctx, attempt.draft
@@ -86,12 +85,8 @@ def _verify(
     if switched is not None:
         attempts.progress("sensitivity")
         with clock(ctx, "sensitivity"):
-            found = measure(switched, batches, progress=partial(_runs, detail))
+            found = measure(switched, batches, progress=attempts.runs)
             ctx.report.quantization[:] = found.fill(ctx.report.quantization)
-
-
-def _runs(detail: Detail, done: int, total: int) -> None:
-    detail(f"{done} of {total} runs")
 
 
 def _simulation(ctx: CompileContext, plugins: Plugins, imported: ImportedModel) -> Simulate:

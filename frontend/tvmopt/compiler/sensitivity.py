@@ -8,10 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from tvmopt.compiler.calibrate import executor_of, lower, running_backend
 from tvmopt.compiler.executor import Array, Executor
 from tvmopt.compiler.importer import ImportedModel
-from tvmopt.compiler.simulate import dequantize_ahead
+from tvmopt.compiler.simulate import simulation
 from tvmopt.compiler.switches import Switch, with_switches
 from tvmopt.compiler.threads import default_threads
 from tvmopt.errors import ModelError
@@ -134,15 +133,13 @@ class SwitchedModel:
         if ctx.simulated is None or ctx.unquantized is None:
             raise ModelError(f"nothing in '{ctx.request.source.path}' is quantized")
         switched = with_switches(ctx.simulated, ctx.unquantized)
-        backend = running_backend(ctx.request.backend, plugins)
-        request = replace(ctx.request, backend=backend, options={}, dump_dir=None, calibration=None)
-        built = lower(dequantize_ahead(switched.module), request, plugins)
         flags = [TensorSpec(_flag(index), (), "bool") for index in range(len(switched.switches))]
         results = [
             TensorSpec(f"result{index}", shape_of(var) or (), dtype_of(var))
             for index, var in enumerate(switched.results)
         ]
-        executor = executor_of(built, [*imported.inputs, *flags], [*imported.outputs, *results])
+        specs = [*imported.inputs, *flags], [*imported.outputs, *results]
+        executor = simulation(switched.module, ctx.request, plugins, *specs)
         return cls(switched.switches, imported.outputs, executor)
 
     def run(
@@ -208,8 +205,9 @@ def measure(
     own = [Noise() for _ in range(count)]
     effects = [_Outputs(model.outputs) for _ in range(count)]
     together = _Outputs(model.outputs)
-    done = 0
+    ran = done = 0
     for batch in islice(batches, samples):
+        ran += 1
         outputs, results = ([np.array(one) for one in arrays] for arrays in model.run(batch, ()))
         together.add(model.run(batch, range(count))[0], outputs)
         for index in range(count):
@@ -222,12 +220,12 @@ def measure(
         LayerSensitivity(one.nodes, one.op, noise.ratio_db, effect.worst_db)
         for one, noise, effect in zip(model.switches, own, effects, strict=True)
     )
-    return Sensitivity(layers, together.ratios_db, done // count)
+    return Sensitivity(layers, together.ratios_db, ran)
 
 
 def samples_of(model: SwitchedModel) -> int:
     """Batches to measure on where the user does not say how many."""
-    return min(_MOST_SAMPLES, max(1, _RUNS // len(model.switches)))
+    return min(_MOST_SAMPLES, max(1, _RUNS // max(1, len(model.switches))))
 
 
 class _Outputs:

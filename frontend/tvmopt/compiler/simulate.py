@@ -1,12 +1,11 @@
 """A quantized model as floats compute it: what its integer kernels are held against."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import tvm
 from tvm import relax
 
-from tvmopt.compiler.calibrate import executor_of, lower, running_backend
+from tvmopt.compiler.calibrate import compile_floats
 from tvmopt.compiler.executor import Executor
 from tvmopt.model import CompileRequest, TensorSpec
 from tvmopt.plugins import Plugins
@@ -25,9 +24,7 @@ def simulation(
 
     Weights are dequantized ahead, so that float kernels lay them out.
     """
-    backend = running_backend(request.backend, plugins)
-    plain = replace(request, backend=backend, options={}, dump_dir=None, calibration=None)
-    return executor_of(lower(dequantize_ahead(mod), plain, plugins), inputs, outputs)
+    return compile_floats(dequantize_ahead(mod), request, plugins, inputs, outputs)
 
 
 def dequantize_ahead(mod: tvm.IRModule) -> tvm.IRModule:

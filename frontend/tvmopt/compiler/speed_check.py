@@ -46,16 +46,16 @@ class SpeedCheck:
 
     def run(self, first: Attempt) -> Attempt:
         """The package whose slow layers are in float32, its times in its report."""
-        chosen = self._without_losers(first)
-        kernels = self._kernels(chosen)
+        chosen, kernels = self._without_losers(first)
         layers = chosen.ctx.report.quantization
         layers[:] = [_with_times(layer, *kernels) for layer in layers]
         return self._judged(chosen)
 
-    def _without_losers(self, first: Attempt) -> Attempt:
-        chosen = first
+    def _without_losers(self, first: Attempt) -> tuple[Attempt, tuple[KernelTimes, KernelTimes]]:
+        """The package to ship, and the times of both packages' kernels."""
+        chosen, times = first, self._kernels(first)
         for _ in range(_MOST_COMPILATIONS):
-            in_float, in_int8 = self._kernels(chosen)
+            in_float, in_int8 = times
             losers = [one for one in grouped(in_float, in_int8) if one.loses]
             kept = dict(pair for group in losers for pair in _reasons(group, chosen))
             if not kept or not _leaves_some(chosen, kept):
@@ -74,8 +74,8 @@ class SpeedCheck:
                 _tell(chosen, kept, "with such layers in float32 the accuracy gate is missed")
                 break
             self.attempts.discard(chosen)
-            chosen = other
-        return chosen
+            chosen, times = other, self._kernels(other)
+        return chosen, times
 
     def _kernels(self, attempt: Attempt) -> tuple[KernelTimes, KernelTimes]:
         packages = [

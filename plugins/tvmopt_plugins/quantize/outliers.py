@@ -101,7 +101,7 @@ def channel_maxima(
 def outliers_of(maxima: Array, ratio: float, most: int) -> Array:
     """The channels whose largest magnitude is over `ratio` times the median one, in order.
 
-    Of more than `most` those with the largest. None where the rest would be no smaller than the
+    Of more than `most` those with the largest. Empty where the rest would be no smaller than the
     outliers are: then all channels are large at times.
     """
     order = np.argsort(-maxima, kind="stable")
@@ -156,7 +156,8 @@ class _Separator(Rewriter):
         chosen, x = self.outliers[pair], self.marks.activations[pair]
         if pair not in self.taken:
             axis = len(shape_of(x) or ()) - 1
-            self.taken[pair] = self.emit(relax.op.take(x, constant(chosen), axis), x.name)
+            found = relax.op.take(x, constant(chosen), axis, "clip")  # "fast" warns at each build
+            self.taken[pair] = self.emit(found, x.name)
         weight = self.marks.weight_of(var)
         few = self.emit(relax.op.matmul(self.taken[pair], constant(weight[chosen])), var.name)
         target = self.biases.get(var, var)
