@@ -42,7 +42,9 @@ def test_the_qdq_file_computes_what_the_package_computes(data: Path, images: Any
     file, package = tmp_path / "digits.qdq.onnx", tmp_path / "digits.tvmpkg"
     given = ["--calibration", str(data)]
     assert main(["quantize", str(MODEL), "-o", str(file), *given]) == 0
-    assert main(["compile", str(MODEL), "-o", str(package), "--quantize", "int8", *given]) == 0
+    # Measured, a layer might be found slower, and stay float32 in the package.
+    given += ["--quantize", "int8", "--no-measure"]
+    assert main(["compile", str(MODEL), "-o", str(package), *given]) == 0
     onnx.checker.check_model(file, full_check=True)
     loaded = tvmopt.load(package)
     ours = np.concatenate([loaded.run({"image": i[None]})["logits"] for i in images[32:72]])
