@@ -320,7 +320,6 @@ SLOW = """
 import sys, time
 from tvmopt.cli import main
 from tvmopt.compiler import attempts, pipeline, stages
-from tvmopt.compiler.archive import ArchiveWriter
 def wait(*_):
     print("WAITING", file=sys.stderr, flush=True)
     time.sleep(60)
@@ -329,9 +328,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(
-    "step", ["stages.import_model", "attempts.build", "pipeline.verify_draft"]
-)
+@pytest.mark.parametrize("step", ["stages.import_model", "attempts.build", "pipeline.verify_draft"])
 def test_ctrl_c_is_130_and_nothing_is_left(step: str, model: Path, tmp_path: Path):
     code = SLOW.format(step=step)
     arguments = ["compile", str(model), "--dim", "N=1", "-o", str(tmp_path / "n.tvmpkg")]
