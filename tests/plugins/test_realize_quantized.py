@@ -439,6 +439,18 @@ def test_matmul_with_weights_about_any_number() -> None:
     np.testing.assert_array_equal(_run(mod, x), expected)
 
 
+def test_floats_are_multiplied_with_weights_about_any_number() -> None:
+    w = _stored((32, 20))
+
+    def emit(bb: relax.BlockBuilder, given: relax.Expr) -> relax.Expr:
+        return R.matmul(given, bb.emit(_dequantize(relax.const(w), W8)))
+
+    x = RNG.standard_normal((5, 32)).astype("float32")
+    exact = x.astype("float64") @ (_steps(w, W8) * np.float64(W8.scale))
+    # Sums of 32 products of magnitudes up to 5, in float32.
+    np.testing.assert_allclose(_run(_module(x.shape, "float32", emit), x), exact, atol=1e-4)
+
+
 @pytest.mark.parametrize("source", [X, Y], ids=["zero_within", "zero_lowest"])
 @pytest.mark.parametrize("groups", [1, 8])
 def test_transposed_convolution(source: Encoding, groups: int) -> None:

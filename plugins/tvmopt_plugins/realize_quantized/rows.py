@@ -25,11 +25,13 @@ class _Rows:
 
 
 def multiply_rows(value: relax.Expr, graph: Graph) -> relax.Expr | None:
-    """`matmul((q - z) s, w t) = (matmul(q, w) - z sum(w)) s t`, summed in int32."""
+    """`matmul((q - z) s, w t) = (matmul(q, w) - z sum(w)) s t` for `w` about 0, in int32."""
     if not is_op(value, "relax.matmul") or shape_of(value) is None:
         return None
     rows, weight = _rows(value.args[0], graph), quantized_constant(value.args[1], graph)
     if rows is None or isinstance(weight, str) or weight.array.ndim != 2 or weight.axis == 0:
+        return None
+    if not weight.is_centred:
         return None
     sums = constant(weight.array.sum(0, dtype="int32"))
     total = relax.op.subtract(

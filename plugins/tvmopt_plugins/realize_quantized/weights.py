@@ -8,7 +8,7 @@ from tvmopt_plugins.realize_quantized.quantized import quantized_constant
 
 
 def widen_weights(value: relax.Expr, graph: Graph) -> relax.Expr | None:
-    """`matmul(x, w s) = matmul(x, w) s` for integers `w` with a scale for each column.
+    """`matmul(x, w s) = matmul(x, w) s` for integers `w` about 0 with a scale for each column.
 
     The kernel widens them in registers: memory holds 8 bits.
     """
@@ -17,6 +17,8 @@ def widen_weights(value: relax.Expr, graph: Graph) -> relax.Expr | None:
     data, right = value.args
     weight = quantized_constant(right, graph)
     if isinstance(weight, str) or weight.array.ndim != 2 or weight.axis == 0:
+        return None
+    if not weight.is_centred:
         return None
     steps = graph.emit(relax.op.astype(constant(weight.array), "float32"))
     scale = constant(np.ascontiguousarray(weight.scale))
