@@ -136,10 +136,12 @@ def compile(  # noqa: A001 - the API's name, as in `torch.compile`
         calibration = CalibrationSource(str(calibration))
     options = {name: dict(given) for name, given in (passes or {}).items()}
     if quantize is not None:
-        asked = add_mode(quantize, options)
-        asked["exclude"] = "|".join(filter(None, [asked.get("exclude", ""), *exclude]))
-    elif exclude:
-        raise UsageError("exclude is for quantize", "compile(..., quantize='int8')")
+        add_mode(quantize, options, exclude)
+    elif exclude or max_drop is not None:
+        name = "exclude" if exclude else "max_drop"
+        raise UsageError(f"{name} is for quantize", "compile(..., quantize='int8')")
+    if if_slower == "float" and not measure:
+        raise UsageError("if_slower='float' needs the measurement", "compile without measure=False")
     plugins = Plugins.load()
     source = ModelSource(Path(model), dict(input_shapes or {}), dict(dims or {}))
     request = CompileRequest(

@@ -1,6 +1,6 @@
 """The ways to quantize that one word asks for, and the passes behind them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tvmopt.errors import UsageError
 
@@ -15,8 +15,13 @@ CALIBRATED = frozenset({"int8"})
 """Modes that learn ranges from calibration data."""
 
 
-def add_mode(mode: str, passes: dict[str, dict[str, str]]) -> dict[str, str]:
-    """Adds the pass of a mode to the passes that are asked for; returns the pass's options.
+def add_mode(mode: str, passes: dict[str, dict[str, str]], exclude: Sequence[str] = ()) -> None:
+    """Adds the pass of a mode to the passes that are asked for.
+
+    Args:
+        mode: one of `MODES`.
+        passes: options by pass.
+        exclude: patterns of nodes that stay float32, besides those in the pass's options.
 
     Raises:
         UsageError: an unknown mode, or options that say something else.
@@ -29,4 +34,5 @@ def add_mode(mode: str, passes: dict[str, dict[str, str]]) -> dict[str, str]:
         if asked.setdefault(key, value) != value:
             message = f"quantize is '{mode}', which is {name}:{key}={value}"
             raise UsageError(f"{message}, but '{asked[key]}' is asked for")
-    return asked
+    if exclude:
+        asked["exclude"] = "|".join(filter(None, [asked.get("exclude", ""), *exclude]))

@@ -238,6 +238,10 @@ def test_an_unknown_mode_names_those_that_there_are() -> None:
         tvmopt.compile(MODEL, quantize="int4")
 
 
-def test_what_is_excluded_needs_quantization() -> None:
+def test_options_need_what_they_belong_to() -> None:
+    with pytest.raises(UsageError, match="max_drop is for quantize"):
+        tvmopt.compile(MODEL, max_drop="1%", metric="top1", dataset="eval.npz")
+    with pytest.raises(UsageError, match="if_slower='float' needs the measurement"):
+        tvmopt.compile(MODEL, quantize="int8", if_slower="float", measure=False)
     with pytest.raises(UsageError, match="exclude is for quantize"):
         tvmopt.compile(MODEL, exclude=["stem.0"])

@@ -174,10 +174,7 @@ def parse_quantization(
             message = "--calibrator and --calibration-samples are for --calibration"
         raise UsageError(message, "add --calibration data.npz, with samples by the inputs' names")
     else:
-        options = add_mode(quantize, passes)
-        if exclude:
-            before = options.get("exclude", "")
-            options["exclude"] = "|".join([before, *exclude] if before else exclude)
+        add_mode(quantize, passes, exclude)
     if calibration is None:
         return None
     return CalibrationSource(calibration, calibrator or "", samples or 0)
