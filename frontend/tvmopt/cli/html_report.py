@@ -66,13 +66,9 @@ def write_report(
     Raises:
         TvmoptError: the file cannot be written.
     """
-    from tvmopt.compiler.output import write_errors
+    from tvmopt.compiler.output import write_text
 
-    text = render(title, facts, report)
-    partial = path.with_name(f".{path.name}.part")
-    with write_errors(path):
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+    write_text(path, render(title, facts, report))
 
 
 def render(title: str, facts: Iterable[tuple[str, str]], report: "Report") -> str:

@@ -127,15 +127,12 @@ def quantize(
 
 def _write(made: "QuantizedModel", where: Path) -> None:
     from tvmopt.compiler.exporter import save_model
-    from tvmopt.compiler.output import write_errors
+    from tvmopt.compiler.output import write_text
 
     if where.suffix == ".onnx":
         save_model(made.onnx(), where)
         return
-    partial = where.with_name(f".{where.name}.part")
-    with write_errors(where):
-        partial.write_text(json.dumps(made.encodings(), indent=1) + "\n", encoding="utf-8")
-        partial.replace(where)
+    write_text(where, json.dumps(made.encodings(), indent=1) + "\n")
 
 
 def _show(made: "QuantizedModel", where: Path, *, verbose: bool) -> None:

@@ -1,4 +1,4 @@
-"""Where a package is written to: checked before, and told about when it does not work."""
+"""Where files are written to: checked before, and told about when it does not work."""
 
 import contextlib
 import errno
@@ -32,6 +32,21 @@ def check_output(path: Path) -> None:
     with write_errors(path), tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}."):
         pass
     scratch_folder(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file, complete or not at all.
+
+    Raises:
+        TvmoptError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.part")
+    with write_errors(path):
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
