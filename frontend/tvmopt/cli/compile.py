@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tvmopt.cli.console import counted, note, print_fields, print_json, print_table, size_text
+from tvmopt.cli.compiled import compiled_json, print_compiled
+from tvmopt.cli.console import print_json
 from tvmopt.cli.html_report import write_package_report
 from tvmopt.cli.options import (
     json_option,
@@ -41,7 +42,6 @@ from tvmopt.recipe import Quantization, Recipe, read_recipe
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from tvmopt.compiler.manifest import Manifest
     from tvmopt.plugins import Plugins
 
 DEFAULT_TARGET = "x86"
@@ -164,9 +164,9 @@ def compile_command(
     if html is not None:
         write_package_report(html, plan.output)
     if as_json:
-        print_json(_as_json(manifest, plan.output, seconds))
+        print_json(compiled_json(manifest, plan.output, seconds))
         return
-    _show(manifest, plan.output, seconds, verbose=session.verbose)
+    print_compiled(manifest, plan.output, seconds, verbose=session.verbose)
 
 
 def _steps(plan: _Plan, plugins: "Plugins", *, is_quantized: bool) -> list[str]:
@@ -294,68 +294,3 @@ def _check_output(output: Path, model: Path) -> None:
     if output.exists() and model.exists() and output.samefile(model):
         message = f"the output '{output}' is the model itself"
         raise UsageError(message, "name another file with -o")
-
-
-def _as_json(manifest: "Manifest", output: Path, seconds: float) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    report = manifest.report
-    return {
-        "package": str(output),
-        "size_bytes": output.stat().st_size,
-        "seconds": seconds,
-        "target": asdict(manifest.target),
-        "inputs": [asdict(spec) for spec in manifest.inputs],
-        "outputs": [asdict(spec) for spec in manifest.outputs],
-        "verification": asdict(manifest.verification) if manifest.verification else None,
-        "report": report.to_json(),
-    }
-
-
-def _show(manifest: "Manifest", output: Path, seconds: float, *, verbose: bool) -> None:
-    from tvmopt.cli.quantization_table import print_quantization, summary
-    from tvmopt.cli.reporting import (
-        gate_text,
-        print_passes,
-        print_remarks,
-        speed_text,
-        verification_text,
-    )
-
-    report = manifest.report
-    layers = report.layers
-    fallbacks = [layer for layer in layers if layer.fallback]
-    # What the phases do not hold is mostly the import of TVM.
-    spent = {"start": seconds - sum(report.seconds.values()), **report.seconds}
-    phases = ", ".join(f"{name} {value:.1f}" for name, value in spent.items())
-    size = size_text(output.stat().st_size)
-    fields = [
-        ("package", f"{output} ({size})"),
-        ("target", f"{manifest.target.name} ({', '.join(manifest.target.isa) or 'any CPU'})"),
-        ("seconds", f"{seconds:.1f} ({phases})"),
-        ("kernels", f"{len(layers)}, of which {len(fallbacks)} by the generic schedule"),
-        ("verified", verification_text(manifest.verification)),
-    ]
-    if report.accuracy is not None:
-        fields.append(("accuracy", gate_text(report.accuracy)))
-    if report.speed is not None:
-        fields.append(("speed", speed_text(report.speed)))
-    if report.quantization:
-        fields.append(("quantized", summary(report.quantization)))
-    print_fields(fields)
-    print_quantization(report.quantization, verbose=verbose)
-    if fallbacks:
-        rows = [
-            (", ".join(layer.nodes) or layer.kernel, layer.op, layer.fallback)
-            for layer in fallbacks
-        ]
-        print_table("generic schedules", ("layer", "op", "why"), rows)
-    if verbose:
-        print_passes(report)
-        print_remarks(report, ("missed", "analysis"))
-    else:
-        missed = sum(remark.kind == "missed" for remark in report.remarks)
-        if missed:
-            note(
-                f"{counted(missed, 'remark')} on what was left alone: -v or `tvmopt inspect` shows"
-            )
