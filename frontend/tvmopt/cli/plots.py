@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 960.0, 240.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 12.0, 22.0
 """Margins: the axis and its labels lie in them."""
+_SHORT_US = 1000.0
 _TICKS = 4
 
 
@@ -79,7 +80,11 @@ def time_plot(layers: "Sequence[QuantizedLayer]") -> Plot | None:
     """Bars for the time of each layer before and after; None where nothing is known."""
     pairs = [(one.us_float, one.us_int8) for one in layers]
     texts = [(milliseconds(before) + " ms", milliseconds(after) + " ms") for before, after in pairs]
-    return _bars(layers, pairs, texts, lambda us: f"{us / 1000:.3g} ms")
+    known = [one for pair in pairs for one in pair if one is not None]
+    is_short = max(known, default=0) < _SHORT_US
+    return _bars(
+        layers, pairs, texts, lambda us: f"{us:.3g} us" if is_short else f"{us / 1000:.3g} ms"
+    )
 
 
 def size_plot(layers: "Sequence[QuantizedLayer]") -> Plot | None:
